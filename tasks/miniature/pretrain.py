@@ -1,0 +1,102 @@
+"""Make the miniature editor: `python -m tasks.miniature.pretrain`. Continues where it was stopped.
+
+Supervised flow matching on triplets of mixed quality, as real editing data are: the editor learns the clean and the
+sloppy manner alike, and which of them people prefer is left for post-training to find out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tasks.collection.instructions import words
+from tasks.miniature.examples import Example, make_example
+from tasks.miniature.sprites import CATEGORIES
+from tasks.miniature.world import world_fingerprint
+from tasks.post_training.checkpoints import FolderSink
+from training.editors.miniature import MiniatureConfig, MiniatureEditor
+from training.supervised import SupervisedConfig, train_supervised
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""Where the committed editor lies."""
+PRETRAINING_SEED = 1_000_003
+"""The world that the editor learns from; no run evaluates on it."""
+
+
+def make_pool(count: int, processes: int) -> list[Example]:
+    """Examples 0 to count - 1 of the pre-training world."""
+    chunks = [range(start, min(start + 512, count)) for start in range(0, count, 512)]
+    pool: list[Example] = []
+    with ProcessPoolExecutor(processes) as executor, tqdm(total=count, desc="examples", unit="") as progress:
+        for made in executor.map(_make_chunk, chunks):
+            pool += made
+            progress.update(len(made))
+    return pool
+
+
+def _make_chunk(indices: range) -> list[Example]:
+    return [make_example(PRETRAINING_SEED, index) for index in indices]
+
+
+def batches(pool: Sequence[Example], batch_size: int, seed: int, first_step: int) -> Iterator[list[Example]]:
+    """Endless batches, each a pure function of (seed, step)."""
+    step = first_step
+    while True:
+        chosen = np.random.default_rng([seed, step]).integers(len(pool), size=batch_size)
+        yield [pool[i] for i in chosen]
+        step += 1
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the editor is written (%(default)s)")
+    parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="checkpoints (%(default)s)")
+    parser.add_argument("--steps", type=int, default=40_000)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--examples", type=int, default=65_536, help="size of the pool")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=MiniatureConfig(words=()).num_layers)
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(arguments.threads)
+    editor = MiniatureEditor(MiniatureConfig(words=words(CATEGORIES), num_layers=arguments.layers))
+    editor.to("cuda" if torch.cuda.is_available() else "cpu")
+    parameters = editor.parameters()
+    print(f"{sum(p.numel() for p in parameters) / 1e6:.1f} M parameters")
+    config = SupervisedConfig(steps=arguments.steps, learning_rate=arguments.learning_rate, bfloat16=True)
+    pool = make_pool(arguments.examples, arguments.threads)
+    sink = FolderSink(arguments.work)
+    saved = sink.load()
+    with tqdm(total=config.steps, initial=saved[0] if saved else 0, desc="pre-training", unit="step") as progress:
+
+        def show(step: int, loss: float) -> None:
+            progress.update()
+            progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+        train_supervised(
+            editor,
+            parameters,
+            lambda step: batches(pool, arguments.batch_size, config.seed, step),
+            config,
+            sink,
+            show,
+        )
+    shutil.rmtree(arguments.out, ignore_errors=True)
+    editor.to("cpu").save_pretrained(arguments.out)
+    (arguments.out / "world.json").write_text(json.dumps({"fingerprint": world_fingerprint()}) + "\n")
+    size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
+    print(f"wrote {arguments.out}, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

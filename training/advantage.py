@@ -1,0 +1,41 @@
+"""Group-relative advantages: how much better a sample is than the others of its case.
+
+Axes: P cases, G samples per case.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SPREAD_FLOOR = 1e-4
+"""Added to the standard deviation, as in Flow-GRPO."""
+
+
+def group_advantages(rewards_PG: Tensor, limit: float = 5.0, min_scored: int = 2) -> Tensor:
+    """(r - mean) / std within each group, clamped to [-limit, limit].
+
+    Args:
+        rewards_PG: (P, G) float32; NaN where the judge failed.
+        limit: the clamp.
+        min_scored: a group with fewer scored samples gives no signal.
+
+    Returns: (P, G) float32; 0 where a sample has no score or its group no signal (all rewards equal, too few
+        scored), so that such samples add nothing to the loss. `has_signal` tells which groups those are.
+    """
+    scored_PG = ~torch.isnan(rewards_PG)
+    count_P1 = scored_PG.sum(1, keepdim=True).clamp(min=1)
+    filled_PG = torch.where(scored_PG, rewards_PG, torch.zeros_like(rewards_PG)).double()
+    mean_P1 = filled_PG.sum(1, keepdim=True) / count_P1
+    centred_PG = torch.where(scored_PG, filled_PG - mean_P1, torch.zeros_like(filled_PG))
+    std_P1 = torch.sqrt((centred_PG**2).sum(1, keepdim=True) / count_P1)
+    advantages_PG = (centred_PG / (std_P1 + SPREAD_FLOOR)).clamp(-limit, limit).float()
+    return torch.where(has_signal(rewards_PG, min_scored)[:, None], advantages_PG, torch.zeros_like(advantages_PG))
+
+
+def has_signal(rewards_PG: Tensor, min_scored: int = 2) -> Tensor:
+    """(P,) bool: whether a group has enough scored samples and they differ."""
+    scored_PG = ~torch.isnan(rewards_PG)
+    highest_P = torch.where(scored_PG, rewards_PG, rewards_PG.new_full((), -torch.inf)).amax(1)
+    lowest_P = torch.where(scored_PG, rewards_PG, rewards_PG.new_full((), torch.inf)).amin(1)
+    return (scored_PG.sum(1) >= min_scored) & (highest_P - lowest_P > 1e-6)

@@ -1,0 +1,137 @@
+"""How Flow-GRPO trains: one frozen config, and functions that return complete ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from training.reward import REWARD_SHIFT, REWARD_SLOPE
+
+LORA_TARGETS = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "add_q_proj",
+    "add_k_proj",
+    "add_v_proj",
+    "to_add_out",
+    "img_mlp.net.0.proj",
+    "img_mlp.net.2",
+    "txt_mlp.net.0.proj",
+    "txt_mlp.net.2",
+)
+"""Attention and MLP projections of both streams of a Qwen-Image transformer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowGrpoConfig:
+    """Everything that decides what Flow-GRPO does to an editor, given the cases and the reward."""
+
+    iterations: int
+    """Rollouts; each gives `updates_per_rollout` optimiser steps."""
+    groups: int
+    """Cases per rollout (P)."""
+    group_size: int
+    """Samples per case (G)."""
+    num_steps: int
+    """Sampling steps of a rollout."""
+    window_length: int
+    """How many consecutive steps are SDE steps and are trained."""
+    window_end: int
+    """The window lies within the first this many steps; its start is drawn per rollout and shared by all samples."""
+    noise_level: float
+    """a in sigma_t = a sqrt(t / (1 - t))."""
+    ratio_clip: float
+    """Clip of the ratio of mean log-probabilities. Set so that 5-20 % of the samples are held back."""
+    updates_per_rollout: int
+    """Optimiser steps per rollout, each on its share of the groups. The first is on-policy, so it takes at least two
+    for the clip to act at all."""
+    kl_weight: float
+    """Of the exact KL to the reference, the editor without adapter."""
+    learning_rate: float
+    full_at: float = 5.0
+    """Scores from here on count as full in the metrics; the judge's own threshold."""
+    advantage_limit: float = 5.0
+    reward_slope: float = REWARD_SLOPE
+    reward_shift: float = REWARD_SHIFT
+    lora_rank: int = 32
+    lora_alpha: int = 64
+    lora_targets: tuple[str, ...] = LORA_TARGETS
+    weight_decay: float = 1e-4
+    gradient_norm: float = 1.0
+    ema_decay: float = 0.9
+    """Per optimiser step; the averaged adapter is what training returns. 0 returns the last one."""
+    micro_batch: int = 128
+    """Samples times steps in one forward and backward pass; bounds the memory, changes nothing else."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.groups % self.updates_per_rollout:
+            raise ValueError(f"groups {self.groups}: must be a multiple of updates_per_rollout {self.updates_per_rollout}")
+        if not 1 <= self.window_length <= self.window_end < self.num_steps:
+            # The last step is excluded: its Gaussian is so narrow that ratios overflow.
+            raise ValueError(
+                f"window_length {self.window_length}, window_end {self.window_end}, num_steps {self.num_steps}: "
+                "must be 1 <= window_length <= window_end < num_steps"
+            )
+        if self.group_size < 2:
+            raise ValueError(f"group_size {self.group_size}: an advantage is relative to the group, so at least 2")
+        if self.updates_per_rollout < 2:
+            raise ValueError(f"updates_per_rollout {self.updates_per_rollout}: with 1 the ratio is 1 and never clips")
+
+
+def paper() -> FlowGrpoConfig:
+    """The paper's run. LoRA rank, learning rate and reward are stated there; the rest is ours, see its docs page."""
+    return FlowGrpoConfig(
+        iterations=1000,
+        groups=32,
+        group_size=16,
+        num_steps=10,
+        window_length=3,
+        window_end=5,
+        noise_level=0.9,
+        ratio_clip=1e-4,
+        updates_per_rollout=2,
+        kl_weight=0.01,
+        learning_rate=3e-4,
+        micro_batch=16,
+    )
+
+
+def miniature(iterations: int = 100) -> FlowGrpoConfig:
+    """The run of `make run`, minutes on two cores."""
+    return FlowGrpoConfig(
+        iterations=iterations,
+        groups=8,
+        group_size=8,
+        num_steps=8,
+        window_length=3,
+        window_end=4,
+        noise_level=0.9,
+        ratio_clip=1e-3,
+        updates_per_rollout=2,
+        kl_weight=0.01,
+        learning_rate=6e-4,
+    )
+
+
+def tiny() -> FlowGrpoConfig:
+    """Seconds, for tests."""
+    return FlowGrpoConfig(
+        iterations=2,
+        groups=2,
+        group_size=3,
+        num_steps=4,
+        window_length=2,
+        window_end=3,
+        noise_level=0.8,
+        ratio_clip=1e-3,
+        updates_per_rollout=2,
+        kl_weight=0.01,
+        learning_rate=1e-3,
+        lora_rank=4,
+        lora_alpha=8,
+        checkpoint_every=1,
+    )

@@ -1,0 +1,179 @@
+"""Flow-GRPO: rollouts, rewards, advantages, updates, in reading order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from training import sde
+from training.advantage import group_advantages, has_signal
+from training.config import FlowGrpoConfig
+from training.editors.interface import Condition, Pixels, TrainableEditor
+from training.lora import adapter_parameters, adapter_state, reference
+from training.objective import policy_loss
+from training.reward import Reward, rewards_of, scores_to_tensor
+from training.rollout import Trajectory, pick_cases, repeat_groups, replay, roll_out
+from training.state import History, Sink, restore_training_state, training_state
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingCase:
+    """One case to train on."""
+
+    case_id: str
+    source: Pixels
+    instruction: str
+    edit_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """One iteration in numbers."""
+
+    iteration: int
+    score: float
+    """Mean score of the samples that were scored, 0 to 5; NaN if none was."""
+    reward: float
+    """Mean reward, in (0, 1)."""
+    full_share: float
+    """Share of scored samples with the full score."""
+    no_signal_share: float
+    """Share of groups whose samples are all alike, and which are left out of the update."""
+    missing: int
+    """Samples without a score."""
+    clipped_share: float
+    """Share of trained steps that the clip holds back, over all updates."""
+    kl: float
+    """Mean exact KL to the reference per trained step."""
+    ratio_deviation: float
+    """Largest |ratio - 1| in the first, on-policy update: a check on the replay."""
+    gradient_norm: float
+    seconds_rollout: float
+    seconds_reward: float
+    seconds_update: float
+
+
+def train(
+    editor: TrainableEditor,
+    cases: Sequence[TrainingCase],
+    reward: Reward,
+    config: FlowGrpoConfig,
+    sink: Sink,
+    on_iteration: Callable[[Metrics], None] = lambda metrics: None,
+) -> tuple[dict[str, Tensor], History]:
+    """Train the editor's adapter (see `lora.add_adapter`) and return its averaged tensors and the metrics.
+
+    Every random number depends on (seed, iteration) alone, so a run that was killed continues from the sink exactly
+    as if it had not been.
+    """
+    if not cases:
+        raise ValueError("no cases to train on: every case got the full score, or none was scored")
+    parameters = adapter_parameters(editor.transformer)
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    average = [parameter.detach().clone() for parameter in parameters]
+    history: History = []
+    first = 0
+    saved = sink.load()
+    if saved is not None:
+        first, tensors, history = saved
+        restore_training_state(tensors, parameters, optimizer, average)
+    for iteration in range(first, config.iterations):
+        metrics = _iterate(editor, cases, reward, config, iteration, optimizer, average)
+        history.append(asdict(metrics))
+        on_iteration(metrics)
+        if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == config.iterations:
+            sink.save(iteration + 1, training_state(parameters, optimizer, average), history)
+    with torch.no_grad():
+        for parameter, averaged in zip(parameters, average, strict=True):
+            parameter.copy_(averaged)
+    return adapter_state(editor.transformer), history
+
+
+def _iterate(
+    editor: TrainableEditor,
+    cases: Sequence[TrainingCase],
+    reward: Reward,
+    config: FlowGrpoConfig,
+    iteration: int,
+    optimizer: torch.optim.Optimizer,
+    average: list[Tensor],
+) -> Metrics:
+    started = time.perf_counter()
+    picked = [cases[i] for i in pick_cases(len(cases), config.groups, iteration, config.seed)]
+    with torch.no_grad():
+        encoded = editor.encode([case.source for case in picked], [case.instruction for case in picked])
+    condition = encoded.take(repeat_groups(range(config.groups), config.group_size))
+    trajectory = roll_out(editor, condition, config, iteration)
+    images = editor.decode(trajectory.final_BNC, condition)
+    rolled_out = time.perf_counter()
+
+    scores_B = scores_to_tensor(reward([case.case_id for case in picked for _ in range(config.group_size)], images))
+    rewards_PG = rewards_of(scores_B, config.reward_slope, config.reward_shift).view(config.groups, config.group_size)
+    advantages_PG = group_advantages(rewards_PG, config.advantage_limit)
+    signal_P = has_signal(rewards_PG)
+    rewarded = time.perf_counter()
+
+    updates = []
+    shares = torch.arange(config.groups * config.group_size).view(config.updates_per_rollout, -1)
+    for share_B in shares:
+        # Samples without advantage tell nothing; whole groups of them are dropped before they cost a forward pass.
+        useful_B = share_B[advantages_PG.flatten()[share_B] != 0]
+        if not len(useful_B):
+            continue
+        optimizer.zero_grad()
+        update = _accumulate_gradient(
+            editor, condition.take(useful_B), trajectory.take(useful_B), advantages_PG.flatten()[useful_B], config
+        )
+        norm = nn.utils.clip_grad_norm_(adapter_parameters(editor.transformer), config.gradient_norm)
+        optimizer.step()
+        torch._foreach_lerp_(average, adapter_parameters(editor.transformer), 1 - config.ema_decay)
+        updates.append((*update, float(norm)))
+    scored = scores_B[~scores_B.isnan()]
+    clipped, kl, deviation, norms = zip(*updates, strict=True) if updates else ((0.0,),) * 4
+    return Metrics(
+        iteration=iteration,
+        score=float(scored.mean()),
+        reward=float(rewards_PG.nanmean()),
+        full_share=float((scored >= config.full_at).float().mean()),
+        no_signal_share=float((~signal_P).float().mean()),
+        missing=int(scores_B.isnan().sum()),
+        clipped_share=sum(clipped) / len(clipped),
+        kl=sum(kl) / len(kl),
+        ratio_deviation=deviation[0],
+        gradient_norm=sum(norms) / len(norms),
+        seconds_rollout=rolled_out - started,
+        seconds_reward=rewarded - rolled_out,
+        seconds_update=time.perf_counter() - rewarded,
+    )
+
+
+def _accumulate_gradient(
+    editor: TrainableEditor,
+    condition: Condition,
+    trajectory: Trajectory,
+    advantages_B: Tensor,
+    config: FlowGrpoConfig,
+) -> tuple[float, float, float]:
+    """Backward passes of one update, in micro-batches; returns clipped share, mean KL, largest |ratio - 1|."""
+    steps, samples = trajectory.log_prob_SB.shape
+    per_pass = max(1, config.micro_batch // steps)
+    clipped, kl_sum, deviation = 0.0, 0.0, 0.0
+    for chunk_B in torch.arange(samples).split(per_pass):
+        weight = len(chunk_B) / samples
+        part, part_condition = trajectory.take(chunk_B), condition.take(chunk_B)
+        policy = replay(editor, part_condition, part, config)
+        log_prob_B = sde.log_probability(policy, part.next_SBNC.flatten(0, 1))
+        advantage_B = advantages_B[chunk_B].repeat(steps).to(log_prob_B.device)
+        surrogate = policy_loss(log_prob_B, part.log_prob_SB.flatten(), advantage_B, config.ratio_clip)
+        with torch.no_grad(), reference(editor.transformer):
+            base = replay(editor, part_condition, part, config)
+        kl = sde.kl_divergence(policy, base).mean()
+        (weight * (surrogate.loss + config.kl_weight * kl)).backward()
+        clipped += weight * float(surrogate.clipped_share)
+        kl_sum += weight * float(kl)
+        deviation = max(deviation, float((surrogate.ratio - 1).abs().max()))
+    return clipped, kl_sum, deviation

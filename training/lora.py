@@ -1,0 +1,83 @@
+"""The adapter: LoRA on the editor's transformer, in float32, in the file layout of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from training.config import FlowGrpoConfig
+
+WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
+
+
+def add_adapter(transformer: nn.Module, config: FlowGrpoConfig, seed: int) -> list[nn.Parameter]:
+    """Freeze the transformer and put a fresh adapter on it, which changes nothing until it is trained.
+
+    Returns: the adapter's parameters, float32, in a fixed order.
+    """
+    transformer.requires_grad_(False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformer.add_adapter(
+            LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=config.lora_alpha,
+                init_lora_weights="gaussian",
+                target_modules=list(config.lora_targets),
+            )
+        )
+    parameters = adapter_parameters(transformer)
+    for parameter in parameters:
+        # bfloat16 master weights lose updates of 1e-4.
+        parameter.data = parameter.data.float()
+    return parameters
+
+
+def adapter_parameters(transformer: nn.Module) -> list[nn.Parameter]:
+    """The adapter's parameters in a fixed order."""
+    return [parameter for name, parameter in transformer.named_parameters() if "lora_" in name]
+
+
+@contextmanager
+def reference(transformer: nn.Module) -> Iterator[None]:
+    """Within this block the transformer is the reference: without its adapter."""
+    transformer.disable_adapters()
+    try:
+        yield
+    finally:
+        transformer.enable_adapters()
+
+
+def adapter_state(transformer: nn.Module) -> dict[str, Tensor]:
+    """The adapter's tensors by name, on the CPU."""
+    return {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(transformer).items()}
+
+
+def set_adapter_state(transformer: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put tensors from `adapter_state` into a transformer that has an adapter of the same shape."""
+    set_peft_model_state_dict(transformer, state)
+
+
+def save_adapter(transformer: nn.Module, state: dict[str, Tensor], folder: Path) -> Path:
+    """Write the adapter as diffusers does; `pipe.load_lora_weights(folder)` reads it.
+
+    The metadata goes with it: without, a reader takes alpha for rank and runs at half strength, silently.
+    """
+    from diffusers import QwenImageEditPlusPipeline  # takes seconds to import; only saving needs it
+
+    QwenImageEditPlusPipeline.save_lora_weights(
+        save_directory=folder,
+        transformer_lora_layers=state,
+        transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
+    )
+    return folder / WEIGHTS_FILE
+
+
+def load_adapter(transformer: nn.Module, folder: Path) -> None:
+    """Put a saved adapter on a transformer that has none; its weights then act at once."""
+    transformer.load_lora_adapter(str(folder), weight_name=WEIGHTS_FILE, prefix="transformer")
