@@ -1,7 +1,7 @@
-"""The records that travel between the stages, one frozen dataclass each.
+"""The records that travel between the stages.
 
-A record knows its own identity: `case_id` and the other identifiers are content hashes (see `identity`), so the same
-case has the same name on every machine and in every run.
+A record knows its own identity: identifiers are content hashes (see `identity`), so the same case has the same name
+on every machine and in every run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -27,6 +27,11 @@ class EditType(StrEnum):
     STYLE = "style_transfer"
 
 
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: equal values have equal bytes. NaN is refused (ValueError)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
 def identity(*parts: Any) -> str:
     """The content hash of JSON-able parts and bytes: 16 hexadecimal digits (64 bits) of a SHA-256.
 
@@ -34,7 +39,7 @@ def identity(*parts: Any) -> str:
     """
     digest = hashlib.sha256()
     for part in parts:
-        data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, separators=(",", ":")).encode()
+        data = part if isinstance(part, bytes) else canonical_json(part)
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.hexdigest()[:16]
@@ -51,7 +56,7 @@ class Request:
     new_category: str | None = None
     """Object addition and swap: the COCO category of the new object."""
     colour: str | None = None
-    """Colour change, and a new object whose colour is named: a name in `vocabulary.COLOURS`."""
+    """Colour change: a name in `vocabulary.COLOURS`."""
     place: str | None = None
     """Object addition: "left" or "right"."""
     background: str | None = None
@@ -71,3 +76,81 @@ class Request:
     def from_dict(cls, values: Mapping[str, str]) -> Request:
         """The inverse of `to_dict`. Raises: TypeError for an unknown field."""
         return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One thing to edit: a source image and an instruction."""
+
+    case_id: str
+    split: str
+    """"train" or "bench"; the two share no source image."""
+    edit_type: EditType
+    instruction: str
+    request: Request
+    category: str
+    """The subject's COCO category."""
+    source_id: str
+    """Which image of its collection it is."""
+    source: bytes
+    """The image file's bytes, PNG or JPEG."""
+    width: int
+    height: int
+    mask: Mapping[str, Any]
+    """The subject in COCO's run-length encoding, {"size": [height, width], "counts": "..."}."""
+    licence: str
+    licence_url: str
+    origin_url: str
+    """Where the image is from, for attribution."""
+
+    @staticmethod
+    def id_of(source: bytes, instruction: str, edit_type: EditType) -> str:
+        """The identity of a case."""
+        return identity(source, instruction, edit_type)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """What an editor made of a case."""
+
+    edit_id: str
+    case_id: str
+    edit_type: EditType
+    edited: bytes | None
+    """PNG bytes; None where the editor failed."""
+    failure: str
+    """Why there is no image; empty where there is one."""
+    editor: str
+    """The editor's fingerprint."""
+    seed: int
+
+    @staticmethod
+    def id_of(case_id: str, editor: str, seed: int) -> str:
+        """The identity of an edit: what was asked of whom, not what came out."""
+        return identity(case_id, editor, seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a judge said of an edit."""
+
+    score_id: str
+    edit_id: str
+    case_id: str
+    edit_type: EditType
+    outcome: str
+    """"scored", or the kind of failure; see `tasks.hp_scorer.contract.Outcome`."""
+    score: float | None
+    """0 to 5; None unless scored."""
+    full: bool
+    """Whether this is a full score, by the judge's own threshold."""
+    answers: Mapping[str, float]
+    raw_reply: str
+    scorer: str
+    """The judge's fingerprint for this edit type."""
+    attempt: int
+
+    @staticmethod
+    def id_of(edited: bytes | None, case_id: str, scorer: str, attempt: int) -> str:
+        """The identity of a score: editors are not bit-stable, so the image itself is named."""
+        return identity(edited or b"", case_id, scorer, attempt)

@@ -1,0 +1,90 @@
+"""What a version of an artifact is: one manifest, named by the hash of what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from storage.records import canonical_json
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""Names of artifacts and tags: nothing that could leave the store's folder."""
+
+
+class DataFile(BaseModel):
+    """One immutable file, named by its content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    suffix: str = Field(pattern=r"^\.[a-z0-9]{1,16}$")
+    size: int = Field(ge=0)
+    rows: int | None = None
+    """Of a Parquet file."""
+
+
+class Parent(BaseModel):
+    """A version that another one was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    artifact: str
+    version: int
+    manifest: str
+
+
+class Manifest(BaseModel):
+    """Everything that makes a version what it is; when and by which run it was made stands beside it, in its `Ref`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    artifact: str
+    stage: str
+    stage_version: int
+    """The stage's code version, a declared number."""
+    key: str
+    """The stage's key: the same key, the same work."""
+    config: dict[str, Any]
+    fingerprints: dict[str, str] = {}
+    """Of the models and judges that took part."""
+    parents: dict[str, Parent] = {}
+    """By role."""
+    tables: dict[str, tuple[DataFile, ...]] = {}
+    """The files of each table, in order; other files too, by name."""
+    statistics: dict[str, Any] = {}
+
+    @property
+    def id(self) -> str:
+        """The SHA-256 of what the manifest says."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def rows(self, table: str) -> int:
+        """How many rows a table has."""
+        return sum(file.rows or 0 for file in self.tables.get(table, ()))
+
+
+class Ref(BaseModel):
+    """Makes a manifest a numbered version; what is not part of its content stands here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest: str
+    created_at: str
+    seconds: float
+    """How long the stage took."""
+    flow_run_id: str | None = None
+
+
+def check_name(name: str) -> str:
+    """The name itself. Raises: ValueError for one that a store does not take."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"name {name!r}: use up to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit")
+    return name
