@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from training.reward import REWARD_SHIFT, REWARD_SLOPE
+REWARD_SLOPE = 2.0
+REWARD_SHIFT = 5.0
+"""The paper's sigmoid, r = 1 / (1 + exp(-2 s + 5)): a score of 2.5 is worth one half."""
 
 LORA_TARGETS = (
     "to_q",
@@ -26,6 +29,8 @@ LORA_TARGETS = (
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlowGrpoConfig:
     """Everything that decides what Flow-GRPO does to an editor, given the cases and the reward."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     iterations: int
     """Rollouts; each gives `updates_per_rollout` optimiser steps."""

@@ -13,6 +13,7 @@ from training import sde
 from training.advantage import group_advantages, has_signal
 from training.config import FlowGrpoConfig
 from training.editors.interface import Condition, Pixels, TrainableEditor
+from training.lanes import map_lanes
 from training.lora import adapter_parameters, adapter_state, reference
 from training.objective import policy_loss
 from training.reward import Reward, rewards_of, scores_to_tensor
@@ -64,6 +65,7 @@ def train(
     config: FlowGrpoConfig,
     sink: Sink,
     on_iteration: Callable[[Metrics], None] = lambda metrics: None,
+    lanes: int = 1,
 ) -> tuple[dict[str, Tensor], History]:
     """Train the editor's adapter (see `lora.add_adapter`) and return its averaged tensors and the metrics.
 
@@ -82,7 +84,7 @@ def train(
         first, tensors, history = saved
         restore_training_state(tensors, parameters, optimizer, average)
     for iteration in range(first, config.iterations):
-        metrics = _iterate(editor, cases, reward, config, iteration, optimizer, average)
+        metrics = _iterate(editor, cases, reward, config, iteration, optimizer, average, lanes)
         history.append(asdict(metrics))
         on_iteration(metrics)
         if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == config.iterations:
@@ -101,13 +103,14 @@ def _iterate(
     iteration: int,
     optimizer: torch.optim.Optimizer,
     average: list[Tensor],
+    lanes: int,
 ) -> Metrics:
     started = time.perf_counter()
     picked = [cases[i] for i in pick_cases(len(cases), config.groups, iteration, config.seed)]
     with torch.no_grad():
         encoded = editor.encode([case.source for case in picked], [case.instruction for case in picked])
     condition = encoded.take(repeat_groups(range(config.groups), config.group_size))
-    trajectory = roll_out(editor, condition, config, iteration)
+    trajectory = roll_out(editor, condition, config, iteration, lanes)
     images = editor.decode(trajectory.final_BNC, condition)
     rolled_out = time.perf_counter()
 
@@ -117,6 +120,7 @@ def _iterate(
     signal_P = has_signal(rewards_PG)
     rewarded = time.perf_counter()
 
+    parameters = adapter_parameters(editor.transformer)
     updates = []
     shares = torch.arange(config.groups * config.group_size).view(config.updates_per_rollout, -1)
     for share_B in shares:
@@ -124,13 +128,15 @@ def _iterate(
         useful_B = share_B[advantages_PG.flatten()[share_B] != 0]
         if not len(useful_B):
             continue
-        optimizer.zero_grad()
-        update = _accumulate_gradient(
-            editor, condition.take(useful_B), trajectory.take(useful_B), advantages_PG.flatten()[useful_B], config
+        gradients, *update = _gradients(
+            editor, condition.take(useful_B), trajectory.take(useful_B), advantages_PG.flatten()[useful_B], config, lanes
         )
-        norm = nn.utils.clip_grad_norm_(adapter_parameters(editor.transformer), config.gradient_norm)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = nn.utils.clip_grad_norm_(parameters, config.gradient_norm)
         optimizer.step()
-        torch._foreach_lerp_(average, adapter_parameters(editor.transformer), 1 - config.ema_decay)
+        for averaged, parameter in zip(average, parameters, strict=True):
+            averaged.lerp_(parameter.detach(), 1 - config.ema_decay)
         updates.append((*update, float(norm)))
     scored = scores_B[~scores_B.isnan()]
     clipped, kl, deviation, norms = zip(*updates, strict=True) if updates else ((0.0,),) * 4
@@ -151,29 +157,46 @@ def _iterate(
     )
 
 
-def _accumulate_gradient(
+def _gradients(
     editor: TrainableEditor,
     condition: Condition,
     trajectory: Trajectory,
     advantages_B: Tensor,
     config: FlowGrpoConfig,
-) -> tuple[float, float, float]:
-    """Backward passes of one update, in micro-batches; returns clipped share, mean KL, largest |ratio - 1|."""
+    lanes: int,
+) -> tuple[list[Tensor], float, float, float]:
+    """The gradient of one update, in micro-batches that the lanes share.
+
+    Returns: one gradient per adapter parameter; share of clipped steps, mean KL, largest |ratio - 1|.
+    """
+    parameters = adapter_parameters(editor.transformer)
     steps, samples = trajectory.log_prob_SB.shape
-    per_pass = max(1, config.micro_batch // steps)
-    clipped, kl_sum, deviation = 0.0, 0.0, 0.0
-    for chunk_B in torch.arange(samples).split(per_pass):
-        weight = len(chunk_B) / samples
-        part, part_condition = trajectory.take(chunk_B), condition.take(chunk_B)
-        policy = replay(editor, part_condition, part, config)
+    size = min(max(1, config.micro_batch // steps), -(-samples // lanes))
+    chunks = torch.arange(samples).split(size)
+
+    def reference_step(chunk_B: Tensor) -> sde.StepDistribution:
+        return replay(editor, condition.take(chunk_B), trajectory.take(chunk_B), config)
+
+    # All of the reference first: switching the adapter off concerns every lane.
+    with torch.no_grad(), reference(editor.transformer):
+        base = map_lanes(reference_step, chunks, lanes)
+
+    def policy_step(item: tuple[Tensor, sde.StepDistribution]) -> tuple[tuple[Tensor, ...], Tensor]:
+        chunk_B, base = item
+        part = trajectory.take(chunk_B)
+        policy = replay(editor, condition.take(chunk_B), part, config)
         log_prob_B = sde.log_probability(policy, part.next_SBNC.flatten(0, 1))
         advantage_B = advantages_B[chunk_B].repeat(steps).to(log_prob_B.device)
         surrogate = policy_loss(log_prob_B, part.log_prob_SB.flatten(), advantage_B, config.ratio_clip)
-        with torch.no_grad(), reference(editor.transformer):
-            base = replay(editor, part_condition, part, config)
         kl = sde.kl_divergence(policy, base).mean()
-        (weight * (surrogate.loss + config.kl_weight * kl)).backward()
-        clipped += weight * float(surrogate.clipped_share)
-        kl_sum += weight * float(kl)
-        deviation = max(deviation, float((surrogate.ratio - 1).abs().max()))
-    return clipped, kl_sum, deviation
+        loss = len(chunk_B) / samples * (surrogate.loss + config.kl_weight * kl)
+        measured = torch.stack([surrogate.clipped_share, kl.detach(), (surrogate.ratio - 1).abs().max()])
+        # The last block's text stream ends in nothing: its adapter has no gradient.
+        return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True), measured
+
+    results = map_lanes(policy_step, list(zip(chunks, base, strict=True)), lanes)
+    gradients = [torch.stack(parts).sum(0) for parts in zip(*(gradient for gradient, _ in results), strict=True)]
+    measured = torch.stack([row for _, row in results])
+    weights = torch.tensor([len(chunk) / samples for chunk in chunks], device=measured.device)
+    clipped, kl = (weights[:, None] * measured[:, :2]).sum(0).tolist()
+    return gradients, clipped, kl, float(measured[:, 2].max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,21 +64,24 @@ def set_adapter_state(transformer: nn.Module, state: dict[str, Tensor]) -> None:
     set_peft_model_state_dict(transformer, state)
 
 
-def save_adapter(transformer: nn.Module, state: dict[str, Tensor], folder: Path) -> Path:
-    """Write the adapter as diffusers does; `pipe.load_lora_weights(folder)` reads it.
+def adapter_bytes(transformer: nn.Module, state: dict[str, Tensor]) -> bytes:
+    """The adapter as the file `pytorch_lora_weights.safetensors` of diffusers; `pipe.load_lora_weights` reads it.
 
     The metadata goes with it: without, a reader takes alpha for rank and runs at half strength, silently.
     """
     from diffusers import QwenImageEditPlusPipeline  # takes seconds to import; only saving needs it
 
-    QwenImageEditPlusPipeline.save_lora_weights(
-        save_directory=folder,
-        transformer_lora_layers=state,
-        transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
-    )
-    return folder / WEIGHTS_FILE
+    with tempfile.TemporaryDirectory() as folder:
+        QwenImageEditPlusPipeline.save_lora_weights(
+            save_directory=folder,
+            transformer_lora_layers=state,
+            transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
+        )
+        return (Path(folder) / WEIGHTS_FILE).read_bytes()
 
 
-def load_adapter(transformer: nn.Module, folder: Path) -> None:
+def load_adapter(transformer: nn.Module, data: bytes) -> None:
     """Put a saved adapter on a transformer that has none; its weights then act at once."""
-    transformer.load_lora_adapter(str(folder), weight_name=WEIGHTS_FILE, prefix="transformer")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / WEIGHTS_FILE).write_bytes(data)
+        transformer.load_lora_adapter(folder, weight_name=WEIGHTS_FILE, prefix="transformer")

@@ -8,11 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from training.config import REWARD_SHIFT, REWARD_SLOPE
 from training.editors.interface import Pixels
-
-REWARD_SLOPE = 2.0
-REWARD_SHIFT = 5.0
-"""The paper's sigmoid, r = 1 / (1 + exp(-2 s + 5)): a score of 2.5 is worth one half."""
 
 
 class Reward(Protocol):

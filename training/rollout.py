@@ -14,6 +14,7 @@ from torch import Tensor
 from training import sde
 from training.config import FlowGrpoConfig
 from training.editors.interface import Condition, TrainableEditor, sampling_times
+from training.lanes import velocity
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +59,23 @@ def window_start(config: FlowGrpoConfig, iteration: int) -> int:
 
 
 @torch.no_grad()
-def generate(editor: TrainableEditor, condition: Condition, num_steps: int, noise_BNC: Tensor) -> Tensor:
+def generate(
+    editor: TrainableEditor, condition: Condition, num_steps: int, noise_BNC: Tensor, lanes: int = 1
+) -> Tensor:
     """Edit by the ODE; returns latents at t = 0, (B, N, C)."""
     latents_BNC = noise_BNC
     times = sampling_times(editor, num_steps).to(noise_BNC.device)
     for t, t_next in zip(times[:-1], times[1:], strict=True):
         t_B, t_next_B = t.expand(len(condition)), t_next.expand(len(condition))
-        latents_BNC = sde.ode_step(latents_BNC, editor.velocity(latents_BNC, t_B, condition), t_B, t_next_B)
+        velocity_BNC = velocity(editor, latents_BNC, t_B, condition, lanes)
+        latents_BNC = sde.ode_step(latents_BNC, velocity_BNC, t_B, t_next_B)
     return latents_BNC
 
 
 @torch.no_grad()
-def roll_out(editor: TrainableEditor, condition: Condition, config: FlowGrpoConfig, iteration: int) -> Trajectory:
+def roll_out(
+    editor: TrainableEditor, condition: Condition, config: FlowGrpoConfig, iteration: int, lanes: int = 1
+) -> Trajectory:
     """Sample with SDE steps inside this iteration's window and ODE steps elsewhere."""
     times = sampling_times(editor, config.num_steps).to(condition.source_BNC.device)
     first = window_start(config, iteration)
@@ -79,7 +85,7 @@ def roll_out(editor: TrainableEditor, condition: Condition, config: FlowGrpoConf
     states, nexts, log_probs = [], [], []
     for step in range(config.num_steps):
         t_B, t_next_B = times[step].expand(len(condition)), times[step + 1].expand(len(condition))
-        velocity_BNC = editor.velocity(latents_BNC, t_B, condition)
+        velocity_BNC = velocity(editor, latents_BNC, t_B, condition, lanes)
         if step in trained:
             distribution = sde.step_distribution(
                 latents_BNC, velocity_BNC, t_B, t_next_B, config.noise_level, t_limit=float(times[1])

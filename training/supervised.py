@@ -105,8 +105,8 @@ def train_supervised(
         optimizer.step()
         # A young average forgets faster, else it would remember the initialisation.
         decay = min(config.ema_decay, (step + 1) / (step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(average, list(parameters), 1 - decay)
+        for averaged, parameter in zip(average, parameters, strict=True):
+            averaged.lerp_(parameter.detach(), 1 - decay)
         losses.append(float(loss.detach()))
         on_step(step + 1, losses[-1])
         if (step + 1) % config.checkpoint_every == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -41,22 +40,12 @@ def make_editor(config: EditorConfig, store: Store, cases: Callable[[], Iterable
         objects = ((case.category, decode(case.source), decode_mask(case.mask)) for case in cases())
         return ClassicalEditor(Cutouts.from_objects(objects), careful_share=config.careful_share)
     from tasks.editing.model_editor import ModelEditor
+    from tasks.miniature.editor import load_miniature
+    from training.lora import load_adapter
 
-    adapter = store.resolve(config.adapter) if config.adapter else None
     model = load_miniature()
-    if adapter is not None:
-        from training.lora import load_adapter_bytes
-
-        load_adapter_bytes(model.transformer, adapter.file("weights"))
-    return ModelEditor(model, adapter.ref.manifest if adapter else "", config.num_steps)
-
-
-def load_miniature(folder: Path | None = None):  # noqa: ANN201 - importing the type would import torch
-    """The committed miniature editor, on a GPU where there is one."""
-    import torch
-
-    from tasks.miniature.weights import WEIGHTS
-    from training.editors.miniature import MiniatureEditor
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return MiniatureEditor.from_pretrained(folder or WEIGHTS).to(device)
+    if config.adapter is None:
+        return ModelEditor(model, num_steps=config.num_steps)
+    adapter = store.resolve(config.adapter)
+    load_adapter(model.transformer, adapter.file("weights"))
+    return ModelEditor(model, adapter=adapter.ref.manifest, num_steps=config.num_steps)

@@ -65,13 +65,14 @@ def soft_grow(mask: Mask, pixels: float, feather: float) -> Alpha:
     return np.clip(1 + (pixels - distance_to(mask)) / max(feather, 1e-3), 0, 1).astype(np.float32)
 
 
-def matte(image: Image, mask: Mask) -> Alpha:
+def matte(image: Image, mask: Mask, unit: float | None = None) -> Alpha:
     """The subject's opacity: the mask with edges that follow the picture's.
 
     Annotated outlines are polygons and miss the true outline by a few pixels. A guided filter (He et al., 2010) pulls
-    them to the edges of the picture, within one unit; small pictures keep their mask, which is exact there.
+    them to the edges of the picture, within one unit; small pictures keep their mask, which is exact there. Give the
+    unit where `image` is a part of a picture.
     """
-    radius = round(unit_of(image))
+    radius = round(unit or unit_of(image))
     if radius < 2:
         return mask.astype(np.float32)
     guided = _guided_filter(image, mask.astype(np.float32), radius, 2e-4)
@@ -80,10 +81,10 @@ def matte(image: Image, mask: Mask) -> Alpha:
     return np.where(grow(mask, radius), np.where(grow(mask, -radius), 1.0, sharp), 0.0).astype(np.float32)
 
 
-def clean_colours(image: Image, alpha: Alpha) -> Image:
+def clean_colours(image: Image, alpha: Alpha, unit: float | None = None) -> Image:
     """The subject's own colours at its translucent rim, where the picture shows a mix with what is behind it."""
     sure = (alpha > 0.95).astype(np.float32)
-    sigma = max(0.5 * unit_of(image), 0.7)
+    sigma = max(0.5 * (unit or unit_of(image)), 0.7)
     weight = blur(sure, sigma)
     inside = blur(image * sure[..., None], sigma) / np.maximum(weight, 1e-4)[..., None]
     return blend(image, inside, (1 - alpha) * np.clip(weight * 20, 0, 1))

@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from tasks.collection.instructions import words
+from tasks.miniature.editor import WEIGHTS
 from tasks.miniature.examples import Example, make_example
 from tasks.miniature.sprites import CATEGORIES
 from tasks.miniature.world import world_fingerprint
@@ -25,8 +26,6 @@ from tasks.post_training.checkpoints import FolderSink
 from training.editors.miniature import MiniatureConfig, MiniatureEditor
 from training.supervised import SupervisedConfig, train_supervised
 
-WEIGHTS = Path(__file__).parent / "weights"
-"""Where the committed editor lies."""
 PRETRAINING_SEED = 1_000_003
 """The world that the editor learns from; no run evaluates on it."""
 

@@ -1,0 +1,21 @@
+"""Flow build-realpref."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.build_realpref import BuildConfig, BuildRealPref
+from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage
+
+
+@flow(name="build-realpref")
+def build_realpref(
+    scores: str = "scores@latest", config: BuildConfig = BuildConfig(), options: RunOptions = RunOptions()
+) -> ArtifactRef:
+    """Keep the hard cases with everything that belongs to them, and a record of what was dropped."""
+    store = options.open_store()
+    return run_stage(BuildRealPref(store, config, store.resolve(scores)), options)
+
+
+if __name__ == "__main__":
+    build_realpref()

@@ -1,0 +1,21 @@
+"""Flow edit-baseline."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.edit_baseline import EditBaseline, EditConfig
+from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage
+
+
+@flow(name="edit-baseline")
+def edit_baseline(
+    cases: str = "cases@latest", config: EditConfig = EditConfig(), options: RunOptions = RunOptions()
+) -> ArtifactRef:
+    """Let the baseline editor work through the cases."""
+    store = options.open_store()
+    return run_stage(EditBaseline(store, config, store.resolve(cases)), options)
+
+
+if __name__ == "__main__":
+    edit_baseline()

@@ -1,0 +1,24 @@
+"""Flow post-train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from tasks.post_train import PostTrain
+from tasks.post_training.job import PostTrainConfig
+from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage
+
+
+@flow(name="post-train")
+def post_train(
+    realpref: str = "realpref@latest", config: PostTrainConfig = PostTrainConfig(), options: RunOptions = RunOptions()
+) -> ArtifactRef:
+    """Post-train the editor on the hard cases by Flow-GRPO, the judge being the reward."""
+    store = options.open_store()
+    return run_stage(PostTrain(store, config, store.resolve(realpref), Path(options.scratch)), options)
+
+
+if __name__ == "__main__":
+    post_train()

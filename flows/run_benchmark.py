@@ -1,0 +1,24 @@
+"""Flow benchmark."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage
+from tasks.run_benchmark import BenchmarkConfig, RunBenchmark
+
+
+@flow(name="benchmark")
+def run_benchmark(
+    cases: str = "cases@latest",
+    adapter: str = "adapter@latest",
+    config: BenchmarkConfig = BenchmarkConfig(),
+    options: RunOptions = RunOptions(),
+) -> ArtifactRef:
+    """Compare the baseline and the post-trained editor on the bench."""
+    store = options.open_store()
+    return run_stage(RunBenchmark(store, config, store.resolve(cases), store.resolve(adapter)), options)
+
+
+if __name__ == "__main__":
+    run_benchmark()

@@ -1,0 +1,155 @@
+"""Stage post-train: Flow-GRPO in a process of its own, watched from here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from storage.store import Store, Version
+from tasks.post_training.job import Job, PostTrainConfig
+from tasks.stage import Progress, Result, ShardResult, Stage
+
+METRICS = pa.schema(
+    [("iteration", pa.int32())]
+    + [
+        (name, pa.float64())
+        for name in (
+            "score",
+            "reward",
+            "full_share",
+            "no_signal_share",
+            "missing",
+            "clipped_share",
+            "kl",
+            "ratio_deviation",
+            "gradient_norm",
+            "seconds_rollout",
+            "seconds_reward",
+            "seconds_update",
+        )
+    ]
+)
+
+
+class TrainingFailedError(RuntimeError):
+    """The training process ended without an adapter."""
+
+
+class PostTrain(Stage):
+    """An adapter from the hard cases."""
+
+    name = "post-train"
+    artifact = "adapter"
+    code_version = 1
+
+    def __init__(self, store: Store, config: PostTrainConfig, realpref: Version, scratch: Path) -> None:
+        """Training on `realpref`.
+
+        Args:
+            scratch: a folder on the local disk for checkpoints; what is committed goes to the store.
+        """
+        super().__init__(store, config, {"realpref": realpref})
+        self.config: PostTrainConfig = config
+        self.scratch = scratch
+
+    def fingerprints(self) -> dict[str, str]:
+        from tasks.hp_scorer.catalogue import make_scorer
+        from tasks.miniature.editor import WEIGHTS
+
+        weights = hashlib.sha256()
+        for path in sorted(WEIGHTS.rglob("*.safetensors")):
+            weights.update(path.read_bytes())
+        return {"editor": weights.hexdigest()[:16], "scorer": make_scorer(self.config.scorer).fingerprint}
+
+    def shards(self) -> list[str]:
+        return ["training"]
+
+    def num_items(self) -> int:
+        return self.config.grpo.iterations
+
+    def work(self, shard: str, progress: Progress) -> ShardResult:
+        job = Job(
+            store=self.store.url,
+            realpref=str(self.inputs["realpref"]),
+            config=self.config,
+            folder=(self.scratch / self.key).absolute(),
+        )
+        run_worker(job, progress)
+        rows = [{n: row[n] for n in METRICS.names} for row in map(json.loads, job.metrics.read_text().splitlines())]
+        weights = self.store.add_file(job.adapter.read_bytes(), ".safetensors")
+        gate = self.store.add_file(job.gate.read_bytes(), ".json")
+        curves = self.store.add_table(pa.Table.from_pylist(rows, schema=METRICS))
+        return ShardResult(tables={"weights": (weights,), "gate": (gate,), "curves": (curves,)})
+
+    def finish(self, results: Sequence[ShardResult]) -> Result:
+        (result,) = results
+        curves = self.store.read_table(result.tables["curves"][0]).to_pylist()
+        return Result(result.tables, summarise(curves))
+
+
+def run_worker(job: Job, progress: Progress) -> None:
+    """Start the training process and follow its metrics until it ends.
+
+    Raises: TrainingFailedError with the end of what it said.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    order = job.folder / "job.json"
+    order.write_text(job.model_dump_json(indent=1))
+    log = job.folder / "worker.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.post_training.worker", str(order)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+    seen = 0
+    try:
+        while True:
+            done = process.poll() is not None
+            count = len(job.metrics.read_text().splitlines()) if job.metrics.exists() else 0
+            if count > seen:
+                progress(count - seen)
+                seen = count
+            if done:
+                break
+            time.sleep(0.5)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if not job.adapter.exists():
+        tail = log.read_text(errors="replace")[-2000:]
+        raise TrainingFailedError(f"training ended with status {process.returncode}; the end of {log}:\n{tail}")
+
+
+def summarise(curves: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first and the last tenth of a run, side by side."""
+    tenth = max(1, len(curves) // 10)
+
+    def mean(name: str, rows: Sequence[dict[str, Any]]) -> float | None:
+        values = [row[name] for row in rows if row[name] == row[name]]
+        return round(sum(values) / len(values), 6) if values else None
+
+    names = ("score", "reward", "full_share", "no_signal_share")
+    return {
+        "iterations": len(curves),
+        "first_tenth": {name: mean(name, curves[:tenth]) for name in names},
+        "last_tenth": {name: mean(name, curves[-tenth:]) for name in names},
+        "clipped_share": mean("clipped_share", curves),
+        "kl": mean("kl", curves[-tenth:]),
+        "largest_ratio_deviation": max(row["ratio_deviation"] for row in curves),
+        "missing_scores": int(sum(row["missing"] for row in curves)),
+        "seconds_per_iteration": {
+            part: mean(f"seconds_{part}", curves) for part in ("rollout", "reward", "update")
+        },
+    }

@@ -1,0 +1,148 @@
+"""Stage benchmark: the baseline and a post-trained editor on cases that neither has seen, paired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from storage.records import Case, Edit, EditType, Score
+from storage.schemas import IMAGE, from_table, with_image_features
+from storage.store import Store, Version
+from tasks.editing.catalogue import EditorConfig, make_editor
+from tasks.editing.interface import Editor
+from tasks.edit_baseline import edit_cases
+from tasks.hp_scorer.catalogue import ScorerConfig, make_scorer
+from tasks.hp_scorer.contract import Scorer
+from tasks.images import contact_sheet, decode
+from tasks.rate_edits import rate
+from tasks.stage import Progress, Result, ShardResult, Stage, StageConfig, check_coverage, join_tables
+from tasks.statistics import paired_gain
+
+MODELS = ("baseline", "post_trained")
+SAMPLES = with_image_features(
+    pa.schema(
+        [(name, pa.string()) for name in ("case_id", "source_id", "edit_type", "category", "instruction")]
+        + [("source", IMAGE)]
+        + [(f"{model}_edited", IMAGE) for model in MODELS]
+        + [(f"{model}_{what}", pa.float64()) for model in MODELS for what in ("score", "referee")]
+        + [(f"{model}_outcome", pa.string()) for model in MODELS]
+    )
+)
+
+
+class BenchmarkConfig(StageConfig):
+    """With what to compare."""
+
+    editor: EditorConfig = EditorConfig()
+    """The baseline; the post-trained editor is the same with the adapter."""
+    scorer: ScorerConfig = ScorerConfig()
+    referee: bool = Field(True, description="miniature only: also ask the referee, who sees the clean target.")
+    seed: int = Field(0, description="Of the noise; both editors start from the same.")
+
+
+class RunBenchmark(Stage):
+    """One row per bench case: both pictures, both scores."""
+
+    name = "benchmark"
+    artifact = "benchmark"
+    code_version = 1
+
+    def __init__(self, store: Store, config: BenchmarkConfig, cases: Version, adapter: Version) -> None:
+        """A comparison on the bench split of `cases`."""
+        super().__init__(store, config, {"cases": cases, "adapter": adapter})
+        self.config: BenchmarkConfig = config
+
+    @cached_property
+    def editors(self) -> dict[str, Editor]:
+        """Both, made on first use."""
+        trained = self.config.editor.model_copy(update={"adapter": str(self.inputs["adapter"])})
+        configs = dict(zip(MODELS, (self.config.editor, trained), strict=True))
+        return {model: make_editor(config, self.store, lambda: ()) for model, config in configs.items()}
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Made on first use."""
+        return make_scorer(self.config.scorer)
+
+    def fingerprints(self) -> dict[str, str]:
+        editors = {model: editor.fingerprint for model, editor in self.editors.items()}
+        return {**editors, "scorer": self.scorer.fingerprint}
+
+    def shards(self) -> list[str]:
+        return [f"bench-{i:05d}" for i in range(len(self.inputs["cases"].manifest.tables["bench"]))]
+
+    def num_items(self) -> int:
+        return 2 * self.inputs["cases"].manifest.rows("bench")
+
+    def work(self, shard: str, progress: Progress) -> ShardResult:
+        file = self.inputs["cases"].manifest.tables["bench"][int(shard.removeprefix("bench-"))]
+        cases = list(from_table(self.store.read_table(file), Case))
+        rows: list[dict[str, Any]] = [
+            {n: getattr(case, n) for n in ("case_id", "source_id", "edit_type", "category", "instruction")}
+            | {"source": {"bytes": case.source, "path": None}}
+            for case in cases
+        ]
+        referee = _referee() if self.config.referee else None
+        for model, editor in self.editors.items():
+            edits = edit_cases(editor, cases, self.config.seed, progress)
+            scores = rate(self.scorer, cases, edits, lambda count: None)
+            for row, case, edit, score in zip(rows, cases, edits, scores, strict=True):
+                row |= _columns(model, case, edit, score, referee)
+        return ShardResult(tables={"samples": (self.store.add_table(pa.Table.from_pylist(rows, schema=SAMPLES)),)})
+
+    def finish(self, results: Sequence[ShardResult]) -> Result:
+        tables = join_tables(results)
+        columns = [name for name in SAMPLES.names if not name.endswith(("_edited", "source"))]
+        rows = [row for file in tables["samples"] for row in self.store.read_table(file, columns).to_pylist()]
+        expected = self.inputs["cases"].table("bench", ["case_id"])["case_id"].to_pylist()
+        check_coverage("bench samples", expected, [row["case_id"] for row in rows])
+        judges = ["score", *(["referee"] if self.config.referee else [])]
+        return Result(tables, {judge: compare(rows, judge) for judge in judges})
+
+    def pictures(self, version: Version) -> list[tuple[str, bytes]]:
+        rows = []
+        for edit_type in EditType:
+            of_type = [r for r in next(version.parts("samples")).to_pylist() if r["edit_type"] == edit_type][:3]
+            pictures = [r[c]["bytes"] for r in of_type for c in ("source", "baseline_edited", "post_trained_edited")]
+            if of_type:
+                rows.append((f"{edit_type}: {of_type[0]['instruction']}", [decode(p) for p in pictures]))
+        return [("source, baseline, post-trained", contact_sheet(rows))]
+
+
+def compare(rows: Sequence[dict[str, Any]], judge: str) -> dict[str, Any]:
+    """Paired gains by a judge's scores, over all rows and per edit type."""
+
+    def gain(chosen: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        found = paired_gain(
+            [r[f"baseline_{judge}"] for r in chosen],
+            [r[f"post_trained_{judge}"] for r in chosen],
+            [r["source_id"] for r in chosen],
+        )
+        return None if found is None else {k: round(v, 4) for k, v in asdict(found).items()}
+
+    per_type = {t: gain([r for r in rows if r["edit_type"] == t]) for t in EditType}
+    return {"overall": gain(rows), "per_edit_type": {t: g for t, g in per_type.items() if g is not None}}
+
+
+def _columns(
+    model: str, case: Case, edit: Edit, score: Score, referee: Callable[[Case, bytes], float] | None
+) -> dict[str, Any]:
+    return {
+        f"{model}_edited": None if edit.edited is None else {"bytes": edit.edited, "path": None},
+        f"{model}_score": score.score,
+        f"{model}_outcome": score.outcome,
+        f"{model}_referee": referee(case, edit.edited) if referee and edit.edited else None,
+    }
+
+
+def _referee() -> Callable[[Case, bytes], float]:
+    """The miniature world's referee, who knows each scene."""
+    from tasks.miniature.coco import scene_of
+    from tasks.miniature.referee import referee_score
+
+    return lambda case, edited: referee_score(scene_of(case.source_id), case.edit_type, case.request, decode(edited))
