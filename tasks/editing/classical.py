@@ -105,7 +105,7 @@ def _rng(task: EditTask, *use: str) -> np.random.Generator:
 
 
 def _draw_flaws(task: EditTask, quality: Quality) -> dict[str, float]:
-    """Kinds of flaws and their strengths, in [0, 1]."""
+    """Kinds of flaws and their strengths, in [0, 1], in the order in which they are added."""
     rng = _rng(task, "flaws")
     kinds = [str(kind) for kind in rng.permutation(KINDS[task.edit_type])]
     match quality:
@@ -114,7 +114,8 @@ def _draw_flaws(task: EditTask, quality: Quality) -> dict[str, float]:
         case Quality.ORDINARY:
             return {kinds[0]: float(rng.uniform(0.1, 0.5))}
         case Quality.CARELESS:
-            return {kinds[0]: float(rng.uniform(0.6, 1.0)), kinds[1]: float(rng.uniform(0.3, 0.8))}
+            drawn = {kinds[0]: float(rng.uniform(0.6, 1.0)), kinds[1]: float(rng.uniform(0.3, 0.8))}
+            return {kind: drawn[kind] for kind in KINDS[task.edit_type] if kind in drawn}
 
 
 def _why_impossible(task: EditTask) -> str:
@@ -138,7 +139,7 @@ def _why_impossible(task: EditTask) -> str:
 
 
 def _make(task: EditTask, cutouts: Cutouts, flaws: dict[str, float]) -> Made | EditFailure:
-    """The careful edit; an addition that goes to the wrong side does so here."""
+    """The careful edit; only the flaws of an addition that concern its place are in it already."""
     source, request, mask = as_floats(task.source), task.request, task.mask.astype(bool)
     subject = matte(source, mask)
     made = Made(
@@ -193,12 +194,16 @@ def _with_new_object(
         box = pasting.instead_of(made.mask, alpha.shape, coverage)
     else:
         without = made.source
-        side = request.place
-        assert side
-        if flaws.get("wrong side", 0) > 0.5:
-            side = "left" if side == "right" else "right"
-        smaller = 1 - 0.8 * flaws.get("tiny", 0)
-        categories = (task.category, request.new_category)
-        box = pasting.beside(made.mask, side, alpha.shape, coverage, categories, _rng(task, "place"), smaller)
+        assert request.place
+        box = pasting.beside(
+            made.mask,
+            request.place,
+            alpha.shape,
+            coverage,
+            (task.category, request.new_category),
+            _rng(task, "place"),
+            smaller=1 - 0.8 * flaws.get("tiny", 0),
+            astray=flaws.get("astray", 0),
+        )
     placed = pasting.harmonise(without, pasting.place(rgb, alpha, made.mask.shape, box))
     return dataclasses.replace(made, picture=pasting.paste(without, placed), new=placed.alpha, without=without)

@@ -27,7 +27,7 @@ def main_coloured(image: Image, mask: Mask) -> Alpha:
     chroma = np.hypot(lab[..., 1], lab[..., 2])
     inside = grow(mask, -0.5 * unit_of(image))
     inside = inside if inside.any() else mask
-    colourful = inside & (chroma > 22)
+    colourful = inside & (np.ptp(image, axis=2) > 0.2)
     if colourful.sum() > 0.35 * inside.sum():
         a, b = _mode(lab[colourful][:, 1:])
         strength = math.hypot(a, b)

@@ -14,17 +14,18 @@ from tasks.collection.vocabulary import COLOURS
 from tasks.editing import classical_effects as effects
 from tasks.editing.classical_matting import Alpha, Image, Mask, blend, blur, soft_grow, unit_of
 
+# In the order in which they are added: what draws the picture anew comes first.
 KINDS: dict[EditType, tuple[str, ...]] = {
-    EditType.ADDITION: ("pale", "tiny", "halo", "drift", "wrong side"),
+    EditType.ADDITION: ("tiny", "astray", "pale", "halo", "drift"),
     EditType.REMOVAL: ("ghost", "smudge", "fragment", "drift"),
     EditType.SWAP: ("leftover", "pale", "halo", "drift"),
     EditType.BACKGROUND: ("mixed", "halo", "washed subject"),
     EditType.COLOUR: ("weak", "bleeding", "patchy", "drift"),
     EditType.BOKEH: ("weak", "uneven", "soft subject", "drift"),
-    EditType.RELIGHT: ("weak", "wrong side", "flat"),
+    EditType.RELIGHT: ("wrong side", "weak", "flat"),
     EditType.STYLE: ("weak", "patchy", "smudged"),
 }
-WHILE_PLACING = frozenset({"tiny", "wrong side"})
+WHILE_PLACING = frozenset({"tiny", "astray"})
 """Flaws of an addition that are made when the object is placed, not afterwards."""
 
 
@@ -61,10 +62,10 @@ def spoil(made: Made, picture: Image, kind: str, strength: float, rng: np.random
     match made.edit_type, kind:
         case _, "drift":
             return _drift(picture, strength, rng)
-        case (EditType.STYLE | EditType.COLOUR, "weak"):
+        case (EditType.STYLE | EditType.COLOUR | EditType.RELIGHT, "weak"):
             return blend(picture, source, 0.8 * strength)
-        case EditType.RELIGHT, ("weak" | "wrong side"):
-            return _badly_lit(made, kind, strength)
+        case EditType.RELIGHT, "wrong side":
+            return _lit_from_elsewhere(made, strength)
         case EditType.RELIGHT, "flat":
             haze = blur(picture, 6 * unit)
             return blend(picture, 0.5 + 0.6 * (haze - 0.5), 0.75 * strength)
@@ -119,12 +120,10 @@ def _drift(picture: Image, strength: float, rng: np.random.Generator) -> Image:
     return np.clip(blend(picture, washed, strength), 0, 1)
 
 
-def _badly_lit(made: Made, kind: str, strength: float) -> Image:
+def _lit_from_elsewhere(made: Made, strength: float) -> Image:
     light, tint = made.request.light, made.request.tint
     assert light and tint
     size = made.source.shape[:2]
-    if kind == "weak":
-        return effects.relight(made.source, effects.light_field(light, tint, *size, strength=1 - 0.85 * strength))
     opposite = {"left": "right", "right": "left", "above": "left"}[light]
     right = effects.light_field(light, tint, *size, strength=1 - strength)
     return effects.relight(made.source, right * effects.light_field(opposite, tint, *size, strength=strength))

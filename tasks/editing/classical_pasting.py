@@ -67,6 +67,7 @@ def beside(
     categories: tuple[str, str],
     rng: np.random.Generator,
     smaller: float = 1.0,
+    astray: float = 0.0,
 ) -> tuple[int, int, int, int]:
     """Where a new object stands beside the subject.
 
@@ -76,6 +77,7 @@ def beside(
         coverage: share of its box that it fills.
         categories: of the subject and of the new object, for their sizes.
         smaller: factor on the sensible size.
+        astray: 0 is the side asked for, 1 the mirrored place on the other side.
 
     Returns: its box (top, left, height, width), wholly within the picture.
     """
@@ -96,8 +98,9 @@ def beside(
     middle += rng.uniform(-0.15, 0.15) * max(free - wide, 0)
     # Not past the middle of the picture, even if the subject leaves little room.
     low, high = (0, 0.48 * width - wide) if side == "left" else (0.52 * width, width - wide)
-    left = int(np.clip(middle - wide / 2, min(low, high), max(low, high)))
-    return max(ground - tall, 0), min(max(left, 0), width - wide), tall, wide
+    left = np.clip(middle - wide / 2, min(low, high), max(low, high))
+    left += astray * (width - wide - 2 * left)
+    return max(ground - tall, 0), int(np.clip(left, 0, width - wide)), tall, wide
 
 
 def instead_of(mask: Mask, cut: tuple[int, int], coverage: float) -> tuple[int, int, int, int]:
