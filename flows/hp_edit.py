@@ -1,7 +1,12 @@
-"""Flow hp-edit: all stages in their order."""
+"""Flow hp-edit: all stages in their order. `python -m flows.hp_edit --seed 0` runs the miniature and reports."""
 
 from __future__ import annotations
 
+import argparse
+import time
+from pathlib import Path
+
+import psutil
 from prefect import flow
 
 from flows.build_realpref import build_realpref
@@ -10,8 +15,12 @@ from flows.edit_baseline import edit_baseline
 from flows.post_train import post_train
 from flows.rate_edits import rate_edits
 from flows.run_benchmark import run_benchmark
+from tasks.local_server import UI, root_of_run
 from tasks.prefect_stage import ArtifactRef, RunOptions
+from tasks.report import write_report
+from tasks.resources import watch_memory
 from tasks.sizes import PipelineConfig, miniature
+from tasks.summary import summary_lines
 
 
 @flow(name="hp-edit")
@@ -28,5 +37,33 @@ def hp_edit(
     return {ref.artifact: ref for ref in (cases, edits, scores, realpref, adapter, benchmark)}
 
 
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="of the world, the cases, the training and the bench")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the report (runs/miniature-<seed>)")
+    arguments = parser.parse_args()
+    folder = arguments.out or Path("runs") / f"miniature-{arguments.seed}"
+    started = time.monotonic()
+    options = RunOptions()
+    with watch_memory(psutil.Process(root_of_run())) as peak:
+        state = hp_edit(Source(world=arguments.seed), miniature(arguments.seed), options, return_state=True)
+        refs = state.result()
+    run_page = f"{UI}/v2/runs/flow-run/{state.state_details.flow_run_id}"
+    summary = write_report(
+        options.open_store(),
+        refs,
+        folder,
+        seed=arguments.seed,
+        seconds=time.monotonic() - started,
+        peak_memory_mb=peak.megabytes,
+        ui_hint=f"make ui   then open {run_page}",
+    )
+    print("\n".join(summary_lines(summary)))
+    print(f"report:  {folder / 'report.html'}")
+    print(f"the run in the Prefect UI:  make ui   then open {run_page}")
+    print(folder / "summary.json")
+
+
 if __name__ == "__main__":
-    hp_edit()
+    main()

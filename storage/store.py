@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from storage.manifest import DataFile, Manifest, Parent, Ref, check_name
 
@@ -155,7 +155,12 @@ class Store:
         sink = pa.BufferOutputStream()
         # Image bytes are compressed already; small row groups let readers skip and a viewer page.
         pq.write_table(
-            table, sink, compression="zstd", row_group_size=256, use_content_defined_chunking=True, write_page_index=True
+            table,
+            sink,
+            compression="zstd",
+            row_group_size=256,
+            use_content_defined_chunking=True,
+            write_page_index=True,
         )
         return self.add_file(sink.getvalue().to_pybytes(), ".parquet", rows=table.num_rows)
 

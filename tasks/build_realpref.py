@@ -114,8 +114,13 @@ class BuildRealPref(Stage):
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
         rows = []
         for row in next(version.parts("train")).slice(0, 12).to_pylist():
-            rows.append((f"{row['score']:g}  {row['instruction']}", [decode(row[c]["bytes"]) for c in ("source", "edited")]))
-        pairs = [(" | ".join(t for t, _ in rows[i : i + 3]), [p for _, ps in rows[i : i + 3] for p in ps]) for i in range(0, len(rows), 3)]
+            rows.append(
+                (f"{row['score']:g}  {row['instruction']}", [decode(row[c]["bytes"]) for c in ("source", "edited")])
+            )
+        pairs = [
+            (" | ".join(t for t, _ in rows[i : i + 3]), [p for _, ps in rows[i : i + 3] for p in ps])
+            for i in range(0, len(rows), 3)
+        ]
         return [("hard cases: source and edit", contact_sheet(pairs))] if rows else []
 
 
@@ -136,4 +141,7 @@ def _histogram(rows: Sequence[dict[str, Any]]) -> list[int]:
 def training_rows(version: Version) -> list[dict[str, Any]]:
     """The rows to train on, without the edited images."""
     columns = ["case_id", "edit_type", "instruction", "request", "category", "source", "mask", "difficulty"]
-    return [{**r, "request": json.loads(r["request"]), "mask": json.loads(r["mask"])} for r in version.table("train", columns).to_pylist()]
+    return [
+        {**r, "request": json.loads(r["request"]), "mask": json.loads(r["mask"])}
+        for r in version.table("train", columns).to_pylist()
+    ]

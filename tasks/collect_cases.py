@@ -79,7 +79,9 @@ class CollectCases(Stage):
             candidates += found
             rejected += refused
             progress(1)
-        rows = [{**asdict(c), "request": json.dumps(c.request.to_dict()), "mask": json.dumps(c.mask)} for c in candidates]
+        rows = [
+            {**asdict(c), "request": json.dumps(c.request.to_dict()), "mask": json.dumps(c.mask)} for c in candidates
+        ]
         tables = {
             "candidates": (self.store.add_table(pa.Table.from_pylist(rows, schema=_CANDIDATES)),),
             "rejected": (self.store.add_table(pa.Table.from_pylist([asdict(r) for r in rejected], schema=_REJECTED)),),
@@ -125,7 +127,9 @@ class CollectCases(Stage):
         for case in cases_of(version, "train" if version.manifest.rows("train") else "bench"):
             if len(rows[case.edit_type]) < 6:
                 rows[case.edit_type].append(case)
-        sheet = [(f"{t}: {cases[0].instruction}", [decode(c.source) for c in cases]) for t, cases in rows.items() if cases]
+        sheet = [
+            (f"{t}: {cases[0].instruction}", [decode(c.source) for c in cases]) for t, cases in rows.items() if cases
+        ]
         return [("sources, six of each edit type", contact_sheet(sheet))]
 
     @cached_property

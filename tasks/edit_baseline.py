@@ -93,14 +93,14 @@ def edit_cases(editor: Editor, cases: Sequence[Case], seed: int, progress: Progr
     for start in range(0, len(cases), BATCH):
         batch = cases[start : start + BATCH]
         for case, picture in zip(batch, editor.edit([task_of(case, seed) for case in batch]), strict=True):
-            failed = isinstance(picture, EditFailure)
+            failure = picture.reason if isinstance(picture, EditFailure) else ""
             edits.append(
                 Edit(
                     edit_id=Edit.id_of(case.case_id, editor.fingerprint, seed),
                     case_id=case.case_id,
                     edit_type=case.edit_type,
-                    edited=None if failed else png(picture),
-                    failure=picture.reason if failed else "",
+                    edited=None if isinstance(picture, EditFailure) else png(picture),
+                    failure=failure,
                     editor=editor.fingerprint,
                     seed=seed,
                 )

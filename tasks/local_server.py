@@ -19,6 +19,9 @@ from pathlib import Path
 
 HOME = Path("runs/prefect")
 PORT = 4200
+UI = f"http://127.0.0.1:{PORT}"
+"""Where `make ui` shows the runs."""
+_SERVED_BY = "HP_EDIT_SERVED_BY"
 START_SECONDS = 120
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -37,7 +40,13 @@ def server_environment(home: Path, port: int) -> dict[str, str]:
         "PREFECT_HOME": str(home),
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        _SERVED_BY: str(os.getpid()),
     }
+
+
+def root_of_run() -> int:
+    """The process that started the server and this command, whose children together are the run; else this process."""
+    return int(os.environ.get(_SERVED_BY, os.getpid()))
 
 
 @contextmanager
@@ -109,7 +118,7 @@ def main() -> int:
     with local_server(port=None if command else PORT) as environment:
         if command:
             return subprocess.call(command, env=environment)
-        print(f"Prefect UI: http://127.0.0.1:{PORT}/v2  artifacts: http://127.0.0.1:{PORT}/v2/artifacts  (Ctrl-C stops)")
+        print(f"Prefect UI: {UI}/v2/runs  artifacts: {UI}/v2/artifacts  (Ctrl-C stops)", flush=True)
         try:
             signal.pause()
         except KeyboardInterrupt:

@@ -149,7 +149,5 @@ def summarise(curves: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "kl": mean("kl", curves[-tenth:]),
         "largest_ratio_deviation": max(row["ratio_deviation"] for row in curves),
         "missing_scores": int(sum(row["missing"] for row in curves)),
-        "seconds_per_iteration": {
-            part: mean(f"seconds_{part}", curves) for part in ("rollout", "reward", "update")
-        },
+        "seconds_per_iteration": {part: mean(f"seconds_{part}", curves) for part in ("rollout", "reward", "update")},
     }

@@ -95,5 +95,7 @@ def publish(stage: Stage, version: Version, reused: bool) -> None:
     """Show a version in the Prefect UI; its key page there is the artifact's history."""
     url = get_current_settings().server.ui.api_url or get_current_settings().api.url or ""
     base = url.removesuffix("/api")
-    page = version_page(version, [] if reused else stage.pictures(version), f"{base}{RUN_PAGE}" if base else None, reused)
+    page = version_page(
+        version, [] if reused else stage.pictures(version), f"{base}{RUN_PAGE}" if base else None, reused
+    )
     create_markdown_artifact(page, key=version.artifact, description=str(version))

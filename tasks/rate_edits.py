@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 
-from storage.records import Case, Edit, EditType, Score
+from storage.records import Case, Edit, Score
 from storage.schemas import SCORES, from_table, to_table
 from storage.store import Store, Version
 from tasks.collection.coco import decode_mask
@@ -70,23 +71,23 @@ class RateEdits(Stage):
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
         tables = join_tables(results)
-        expected = self.inputs["edits"].table("edits", ["edit_id"])["edit_id"].to_pylist()
-        table = [self.store.read_table(file, ["edit_id", "edit_type", "score", "full", "outcome"]) for file in tables["scores"]]
-        check_coverage("scores of edits", expected, [i for part in table for i in part["edit_id"].to_pylist()])
+        edits = self.inputs["edits"].table("edits", ["edit_id", "failure"])
+        columns = ["edit_id", "edit_type", "score", "full", "outcome"]
+        table = pa.concat_tables([self.store.read_table(file, columns) for file in tables["scores"]])
+        check_coverage("scores of edits", edits["edit_id"].to_pylist(), table["edit_id"].to_pylist())
         counts = sum_counts(results)
-        failed = sum(n for outcome, n in counts.items() if outcome != Outcome.SCORED)
-        if failed > self.config.largest_failed_share * len(expected):
+        # An edit that was never made is the editor's failure, not the judge's.
+        rateable = edits["failure"].to_pylist().count("")
+        missing = rateable - counts.get(Outcome.SCORED, 0)
+        if missing > self.config.largest_failed_share * rateable:
             raise RuntimeError(
-                f"{failed} of {len(expected)} edits have no score, more than {self.config.largest_failed_share:.0%}: "
+                f"{missing} of {rateable} edits have no score, more than {self.config.largest_failed_share:.0%}: "
                 + ", ".join(f"{outcome} {n}" for outcome, n in counts.items())
             )
         by_type: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-        for part in table:
-            for edit_type, score, full in zip(
-                part["edit_type"].to_pylist(), part["score"].to_pylist(), part["full"].to_pylist(), strict=True
-            ):
-                if score is not None:
-                    by_type[edit_type].append((score, full))
+        for row in table.to_pylist():
+            if row["score"] is not None:
+                by_type[row["edit_type"]].append((row["score"], row["full"]))
         statistics = {
             "counts": counts,
             "judge": self.config.scorer.model_dump(mode="json"),
@@ -126,7 +127,9 @@ def rate(
     scores: list[Score] = []
     for start in range(0, len(edits), BATCH):
         pairs = list(zip(cases[start : start + BATCH], edits[start : start + BATCH], strict=True))
-        for (case, edit), judgement in zip(pairs, scorer.score([triplet_of(c, e) for c, e in pairs], attempt), strict=True):
+        for (case, edit), judgement in zip(
+            pairs, scorer.score([triplet_of(c, e) for c, e in pairs], attempt), strict=True
+        ):
             fingerprint = scorer.fingerprint_of(case.edit_type)
             scores.append(
                 Score(
@@ -161,9 +164,3 @@ def triplet_of(case: Case, edit: Edit) -> EditTriplet:
         mask=decode_mask(case.mask),
         edited=None if edit.edited is None else decode(edit.edited),
     )
-
-
-def edit_types_of(scores: Version) -> list[EditType]:
-    """The edit types that occur, in the usual order."""
-    present = set(scores.table("scores", ["edit_type"])["edit_type"].to_pylist())
-    return [edit_type for edit_type in EditType if edit_type in present]

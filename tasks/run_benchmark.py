@@ -13,9 +13,9 @@ from pydantic import Field
 from storage.records import Case, Edit, EditType, Score
 from storage.schemas import IMAGE, from_table, with_image_features
 from storage.store import Store, Version
+from tasks.edit_baseline import edit_cases
 from tasks.editing.catalogue import EditorConfig, make_editor
 from tasks.editing.interface import Editor
-from tasks.edit_baseline import edit_cases
 from tasks.hp_scorer.catalogue import ScorerConfig, make_scorer
 from tasks.hp_scorer.contract import Scorer
 from tasks.images import contact_sheet, decode

@@ -16,37 +16,47 @@ from tasks.stage import StageConfig
 from training import config as training
 
 
-class PipelineConfig(StageConfig):
-    """The configuration of every stage."""
+class DataConfig(StageConfig):
+    """The configuration of the data side."""
 
     collect: CollectConfig
     edit: EditConfig
     rate: RateConfig
     build: BuildConfig
+
+
+class PipelineConfig(DataConfig):
+    """The configuration of every stage."""
+
     train: PostTrainConfig
     benchmark: BenchmarkConfig
 
 
-def miniature(seed: int = 0, iterations: int = 100) -> PipelineConfig:
-    """The default run, minutes on two cores: everything really happens, on procedural scenes."""
-    scorer = ScorerConfig()
-    return PipelineConfig(
+def miniature_data(seed: int = 0) -> DataConfig:
+    """The data side of the miniature."""
+    return DataConfig(
         collect=CollectConfig(train_per_edit_type=200, bench_per_edit_type=60, cases_per_image=2, seed=seed),
         edit=EditConfig(seed=seed),
-        rate=RateConfig(scorer=scorer),
+        rate=RateConfig(),
         build=BuildConfig(),
-        train=PostTrainConfig(scorer=scorer, grpo=replace(training.miniature(iterations), seed=seed)),
-        benchmark=BenchmarkConfig(scorer=scorer, seed=seed + 1),
     )
 
 
-def photographs(seed: int = 0) -> PipelineConfig:
-    """The data side on real photographs: a classical editor, the stand-in judge without a recogniser."""
-    scorer = ScorerConfig(knows="nothing")
-    return miniature(seed).model_copy(
-        update={
-            "collect": CollectConfig(train_per_edit_type=40, bench_per_edit_type=10, cases_per_image=8, seed=seed),
-            "edit": EditConfig(seed=seed, editor=EditorConfig(kind="classical")),
-            "rate": RateConfig(scorer=scorer),
-        }
+def miniature(seed: int = 0, iterations: int = training.MINIATURE_ITERATIONS) -> PipelineConfig:
+    """The default run, minutes on two cores: everything really happens, on procedural scenes."""
+    return PipelineConfig(
+        **dict(miniature_data(seed)),
+        train=PostTrainConfig(grpo=replace(training.miniature(iterations), seed=seed)),
+        # Other noise than the edits that were rated and filtered.
+        benchmark=BenchmarkConfig(seed=seed + 1),
+    )
+
+
+def photographs(seed: int = 0) -> DataConfig:
+    """The data side on real photographs: a classical editor, and the stand-in judge without a recogniser."""
+    return DataConfig(
+        collect=CollectConfig(train_per_edit_type=40, bench_per_edit_type=10, cases_per_image=8, seed=seed),
+        edit=EditConfig(seed=seed, editor=EditorConfig(kind="classical")),
+        rate=RateConfig(scorer=ScorerConfig(knows="nothing")),
+        build=BuildConfig(),
     )

@@ -74,7 +74,9 @@ class FlowGrpoConfig:
 
     def __post_init__(self) -> None:
         if self.groups % self.updates_per_rollout:
-            raise ValueError(f"groups {self.groups}: must be a multiple of updates_per_rollout {self.updates_per_rollout}")
+            raise ValueError(
+                f"groups {self.groups}: must be a multiple of updates_per_rollout {self.updates_per_rollout}"
+            )
         if not 1 <= self.window_length <= self.window_end < self.num_steps:
             # The last step is excluded: its Gaussian is so narrow that ratios overflow.
             raise ValueError(
@@ -105,7 +107,10 @@ def paper() -> FlowGrpoConfig:
     )
 
 
-def miniature(iterations: int = 100) -> FlowGrpoConfig:
+MINIATURE_ITERATIONS = 100
+
+
+def miniature(iterations: int = MINIATURE_ITERATIONS) -> FlowGrpoConfig:
     """The run of `make run`, minutes on two cores."""
     return FlowGrpoConfig(
         iterations=iterations,

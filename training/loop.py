@@ -129,7 +129,12 @@ def _iterate(
         if not len(useful_B):
             continue
         gradients, *update = _gradients(
-            editor, condition.take(useful_B), trajectory.take(useful_B), advantages_PG.flatten()[useful_B], config, lanes
+            editor,
+            condition.take(useful_B),
+            trajectory.take(useful_B),
+            advantages_PG.flatten()[useful_B],
+            config,
+            lanes,
         )
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 
 from training.config import FlowGrpoConfig
 
+Transformer = Any
+"""A model of diffusers that takes adapters; its mixins are unknown to type checkers."""
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 
 
-def add_adapter(transformer: nn.Module, config: FlowGrpoConfig, seed: int) -> list[nn.Parameter]:
+def add_adapter(transformer: Transformer, config: FlowGrpoConfig, seed: int) -> list[nn.Parameter]:
     """Freeze the transformer and put a fresh adapter on it, which changes nothing until it is trained.
 
     Returns: the adapter's parameters, float32, in a fixed order.
@@ -39,13 +42,13 @@ def add_adapter(transformer: nn.Module, config: FlowGrpoConfig, seed: int) -> li
     return parameters
 
 
-def adapter_parameters(transformer: nn.Module) -> list[nn.Parameter]:
+def adapter_parameters(transformer: Transformer) -> list[nn.Parameter]:
     """The adapter's parameters in a fixed order."""
     return [parameter for name, parameter in transformer.named_parameters() if "lora_" in name]
 
 
 @contextmanager
-def reference(transformer: nn.Module) -> Iterator[None]:
+def reference(transformer: Transformer) -> Iterator[None]:
     """Within this block the transformer is the reference: without its adapter."""
     transformer.disable_adapters()
     try:
@@ -54,17 +57,17 @@ def reference(transformer: nn.Module) -> Iterator[None]:
         transformer.enable_adapters()
 
 
-def adapter_state(transformer: nn.Module) -> dict[str, Tensor]:
+def adapter_state(transformer: Transformer) -> dict[str, Tensor]:
     """The adapter's tensors by name, on the CPU."""
     return {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(transformer).items()}
 
 
-def set_adapter_state(transformer: nn.Module, state: dict[str, Tensor]) -> None:
+def set_adapter_state(transformer: Transformer, state: dict[str, Tensor]) -> None:
     """Put tensors from `adapter_state` into a transformer that has an adapter of the same shape."""
     set_peft_model_state_dict(transformer, state)
 
 
-def adapter_bytes(transformer: nn.Module, state: dict[str, Tensor]) -> bytes:
+def adapter_bytes(transformer: Transformer, state: dict[str, Tensor]) -> bytes:
     """The adapter as the file `pytorch_lora_weights.safetensors` of diffusers; `pipe.load_lora_weights` reads it.
 
     The metadata goes with it: without, a reader takes alpha for rank and runs at half strength, silently.
@@ -80,7 +83,7 @@ def adapter_bytes(transformer: nn.Module, state: dict[str, Tensor]) -> bytes:
         return (Path(folder) / WEIGHTS_FILE).read_bytes()
 
 
-def load_adapter(transformer: nn.Module, data: bytes) -> None:
+def load_adapter(transformer: Transformer, data: bytes) -> None:
     """Put a saved adapter on a transformer that has none; its weights then act at once."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / WEIGHTS_FILE).write_bytes(data)

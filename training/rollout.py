@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def generate(
     """Edit by the ODE; returns latents at t = 0, (B, N, C)."""
     latents_BNC = noise_BNC
     times = sampling_times(editor, num_steps).to(noise_BNC.device)
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in pairwise(times):
         t_B, t_next_B = t.expand(len(condition)), t_next.expand(len(condition))
         velocity_BNC = velocity(editor, latents_BNC, t_B, condition, lanes)
         latents_BNC = sde.ode_step(latents_BNC, velocity_BNC, t_B, t_next_B)
@@ -133,12 +134,6 @@ def pick_cases(num_cases: int, groups: int, iteration: int, seed: int) -> list[i
         order = torch.randperm(num_cases, generator=generator_of(seed, epoch, 3))
         picked.append(int(order[offset]))
     return picked
-
-
-def split_evenly(count: int, parts: int) -> list[range]:
-    """Consecutive ranges of about equal length."""
-    edges = [count * part // parts for part in range(parts + 1)]
-    return [range(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
 
 
 def repeat_groups(indices: Sequence[int], group_size: int) -> Tensor:

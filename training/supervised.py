@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.editors.interface import Pixels, TrainableEditor
+from training.lanes import map_lanes
 from training.rollout import generator_of
 from training.state import History, Sink, restore_training_state, training_state
 
@@ -21,11 +22,18 @@ from training.state import History, Sink, restore_training_state, training_state
 class Example(Protocol):
     """One triplet."""
 
-    source: Pixels
-    target: Pixels
-    instruction: str
-    region: NDArray[np.floating]
-    """(H, W) in [0, 1]: what the edit changes."""
+    @property
+    def source(self) -> Pixels: ...
+
+    @property
+    def target(self) -> Pixels: ...
+
+    @property
+    def instruction(self) -> str: ...
+
+    @property
+    def region(self) -> NDArray[np.floating]:
+        """(H, W) in [0, 1]: what the edit changes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,17 +57,19 @@ class SupervisedConfig:
 
 
 def flow_matching_loss(
-    editor: TrainableEditor, examples: Sequence[Example], config: SupervisedConfig, generator: torch.Generator
+    editor: TrainableEditor, examples: Sequence[Example], even_B: Tensor, noise_BNC: Tensor, config: SupervisedConfig
 ) -> Tensor:
     """Mean over samples, tokens and channels of weight * t * |v - (noise - x_0)|^2.
 
     The factor t balances the times: for an editor that predicts the image, the plain velocity error grows as 1 / t^2.
+
+    Args:
+        even_B: times before the model's own spacing, in (0, 1].
+        noise_BNC: standard normal.
     """
     condition = editor.encode([e.source for e in examples], [e.instruction for e in examples])
     image_BNC = editor.encode_images([e.target for e in examples])
-    even_B = config.smallest_s + (1 - config.smallest_s) * torch.rand(len(examples), generator=generator)
-    t_B = editor.shift_times(even_B).to(image_BNC.device)
-    noise_BNC = torch.randn(image_BNC.shape, generator=generator).to(image_BNC.device)
+    t_B, noise_BNC = editor.shift_times(even_B).to(image_BNC.device), noise_BNC.to(image_BNC.device)
     noisy_BNC = torch.lerp(image_BNC, noise_BNC, t_B[:, None, None])
     # Around the network alone: the codec and the noise stay exact.
     autocast = torch.autocast(image_BNC.device.type, torch.bfloat16) if config.bfloat16 else nullcontext()
@@ -70,6 +80,33 @@ def flow_matching_loss(
     return (weight_BNC * t_B[:, None, None] * error_BNC**2).mean()
 
 
+def _loss_and_gradients(
+    editor: TrainableEditor,
+    parameters: Sequence[nn.Parameter],
+    examples: Sequence[Example],
+    config: SupervisedConfig,
+    step: int,
+    lanes: int,
+) -> tuple[float, list[Tensor]]:
+    """Of one batch, its examples shared by the lanes. The random numbers depend on (seed, step) alone."""
+    generator = generator_of(config.seed, step)
+    even_B = config.smallest_s + (1 - config.smallest_s) * torch.rand(len(examples), generator=generator)
+    with torch.no_grad():
+        shape = editor.encode_images([examples[0].target]).shape[1:]
+    noise_BNC = torch.randn(len(examples), *shape, generator=generator)
+
+    def part(rows_B: Tensor) -> tuple[float, tuple[Tensor, ...]]:
+        chosen = [examples[i] for i in rows_B.tolist()]
+        share = len(chosen) / len(examples)
+        loss = share * flow_matching_loss(editor, chosen, even_B[rows_B], noise_BNC[rows_B], config)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return float(loss.detach()), gradients
+
+    parts = map_lanes(part, torch.arange(len(examples)).chunk(lanes), lanes)
+    gradients = [torch.stack(of_one).sum(0) for of_one in zip(*(g for _, g in parts), strict=True)]
+    return sum(loss for loss, _ in parts), gradients
+
+
 def train_supervised(
     editor: TrainableEditor,
     parameters: Sequence[nn.Parameter],
@@ -77,6 +114,7 @@ def train_supervised(
     config: SupervisedConfig,
     sink: Sink,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    lanes: int = 1,
 ) -> None:
     """Train `parameters` in place; at the end they are their running average.
 
@@ -98,16 +136,16 @@ def train_supervised(
     for step, examples in zip(range(first, config.steps), batches_from(first), strict=False):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config)
-        loss = flow_matching_loss(editor, examples, config, generator_of(config.seed, step))
-        optimizer.zero_grad()
-        loss.backward()
+        loss, gradients = _loss_and_gradients(editor, parameters, examples, config, step, lanes)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
         nn.utils.clip_grad_norm_(parameters, config.gradient_norm)
         optimizer.step()
         # A young average forgets faster, else it would remember the initialisation.
         decay = min(config.ema_decay, (step + 1) / (step + 10))
         for averaged, parameter in zip(average, parameters, strict=True):
             averaged.lerp_(parameter.detach(), 1 - decay)
-        losses.append(float(loss.detach()))
+        losses.append(loss)
         on_step(step + 1, losses[-1])
         if (step + 1) % config.checkpoint_every == 0:
             history.append({"step": step + 1, "loss": sum(losses) / len(losses)})

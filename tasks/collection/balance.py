@@ -27,9 +27,7 @@ def choose_balanced(
 
     Returns: the chosen, edit type by edit type, and the rest.
     """
-    waiting: dict[EditType, dict[str, list[Candidate]]] = {
-        edit_type: defaultdict(list) for edit_type in EditType
-    }
+    waiting: dict[EditType, dict[str, list[Candidate]]] = {edit_type: defaultdict(list) for edit_type in EditType}
     for candidate in sorted(candidates, key=lambda c: identity(seed, c.image_hash, c.category, c.edit_type)):
         waiting[candidate.edit_type][candidate.category].append(candidate)
     used: Counter[str] = Counter()
@@ -45,7 +43,9 @@ def choose_balanced(
                     waiting[edit_type],
                     key=lambda name: (taken[edit_type][name], total[name], identity(seed, edit_type, name)),
                 )
-                pick = next((c for name in order if (c := _least_used(waiting[edit_type][name], used, per_image))), None)
+                pick = next(
+                    (c for name in order if (c := _least_used(waiting[edit_type][name], used, per_image))), None
+                )
             if pick is None:
                 active.remove(edit_type)
                 continue

@@ -25,7 +25,7 @@ class CocoError(ValueError):
     """The dataset as a whole cannot be used."""
 
 
-class Rejection(Exception):  # noqa: N818 - not an error: one image or object that is left out, and counted
+class Rejection(Exception):
     """Why an image or an object cannot become a case."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -88,9 +88,13 @@ def read_coco(folder: Path) -> CocoDataset:
     try:
         categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
         licences = {int(e["id"]): (str(e["name"]), str(e.get("url", ""))) for e in content.get("licenses", [])}
-        images = tuple({**image, "id": int(image["id"]), "file_name": str(image["file_name"])} for image in content["images"])
+        images = tuple(
+            {**image, "id": int(image["id"]), "file_name": str(image["file_name"])} for image in content["images"]
+        )
     except (KeyError, TypeError, ValueError) as error:
-        raise CocoError(f"{path}: an entry of categories, licenses or images lacks or garbles a field: {error!r}") from error
+        raise CocoError(
+            f"{path}: an entry of categories, licenses or images lacks or garbles a field: {error!r}"
+        ) from error
     by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         if isinstance(annotation, dict) and isinstance(annotation.get("image_id"), int):

@@ -67,7 +67,7 @@ class ClassicalEditor:
     careless_share: float = 0.25
 
     def __post_init__(self) -> None:
-        if not (0 <= self.careful_share and 0 <= self.careless_share and self.careful_share + self.careless_share <= 1):
+        if not (self.careful_share >= 0 and self.careless_share >= 0 and self.careful_share + self.careless_share <= 1):
             raise ValueError(f"shares {self.careful_share} and {self.careless_share}: not shares of one whole")
 
     @property
@@ -142,9 +142,7 @@ def _make(task: EditTask, cutouts: Cutouts, flaws: dict[str, float]) -> Made | E
     """The careful edit; only the flaws of an addition that concern its place are in it already."""
     source, request, mask = as_floats(task.source), task.request, task.mask.astype(bool)
     subject = matte(source, mask)
-    made = Made(
-        edit_type=task.edit_type, request=request, source=source, mask=mask, subject=subject, picture=source
-    )
+    made = Made(edit_type=task.edit_type, request=request, source=source, mask=mask, subject=subject, picture=source)
 
     def done(picture: Image) -> Made:
         return dataclasses.replace(made, picture=picture)

@@ -65,7 +65,9 @@ def recolour(image: Image, alpha: Alpha, colour: str) -> Image:
     # The offset keeps the grain of a black subject from becoming black and white speckles of its new colour.
     shade = np.clip((brightness + 0.08) / (usual + 0.08), 0, 1)
     shine = np.clip((brightness - usual) / max(1.02 - usual, 0.2), 0, 1)
-    shaded = paint * (0.1 + 0.9 * shade[..., None])
+    # Paint on a thing in the dark is dark paint.
+    lit = float(np.clip(0.65 + 0.8 * usual, 0.72, 1))
+    shaded = paint * lit * (0.2 + 0.8 * shade[..., None])
     painted = shaded + (1 - shaded) * (0.55 * shine[..., None])
     return np.clip(blend(image, painted, alpha), 0, 1)
 
@@ -116,7 +118,7 @@ def stylise(image: Image, style: str) -> Image:
     """The four styles; each keeps what the picture shows and where."""
     unit = unit_of(image)
     if style == "mosaic":
-        return _mosaic(image, max(1, round(4 * unit)))
+        return _mosaic(image)
     brightness = luma(image)
     if style == "sepia photograph":
         # Black fades first on an old print; the tone is brown at every brightness.
@@ -131,10 +133,19 @@ def stylise(image: Image, style: str) -> Image:
     raise ValueError(f"unknown style {style!r}")
 
 
-def _mosaic(image: Image, block: int) -> Image:
-    """Squares of one colour; those at the right and lower edge are cut off by it."""
-    height, width = image.shape[:2]
-    padded = np.pad(image, ((0, -height % block), (0, -width % block), (0, 0)), mode="edge")
-    rows, columns = padded.shape[0] // block, padded.shape[1] // block
-    squares = padded.reshape(rows, block, columns, block, 3).mean((1, 3))
-    return squares.repeat(block, 0).repeat(block, 1)[:height, :width]
+def _mosaic(image: Image) -> Image:
+    """Squares of four units, each of one colour.
+
+    Their edges are rounded one by one, so that the grid is the same at every resolution of a picture.
+    """
+    side = 4 * unit_of(image)
+
+    def starts(length: int) -> NDArray[np.intp]:
+        places = np.rint(np.arange(0, length, side)).astype(np.intp)
+        return np.unique(places[places < length])
+
+    rows, columns = starts(image.shape[0]), starts(image.shape[1])
+    heights, widths = np.diff(rows, append=image.shape[0]), np.diff(columns, append=image.shape[1])
+    sums = np.add.reduceat(np.add.reduceat(image.astype(np.float64), rows, 0), columns, 1)
+    means = sums / (heights[:, None] * widths)[..., None]
+    return means.astype(np.float32).repeat(heights, 0).repeat(widths, 1)

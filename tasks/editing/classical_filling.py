@@ -22,7 +22,9 @@ RADIUS = 3
 COARSEST = 24
 FINEST = 144
 """The shorter side of the reduced picture at the first and at the last level."""
-MOST_PATCHES = 6_000
+SMOOTH_SIDE = 96
+"""The longer side at which the first guess is made."""
+MOST_PATCHES = 7_000
 """A larger hole is searched at a smaller size: it bounds the time."""
 DOWN_COST, ACROSS_COST = 0.02, 0.004
 """What fetching a patch from farther away costs, in mean squared difference per (share of the picture)^2; scenes are
@@ -73,20 +75,24 @@ def fill_hole(image: Image, hole: Mask, rng: np.random.Generator) -> Image:
 
 def _smooth_fill(image: Image, hole: Mask) -> Image:
     """A first guess: surroundings blurred into the hole, nearer ones first, wider across than down."""
-    known = (~hole).astype(np.float32)
-    filled, weight = image * known[..., None], known.copy()
-    reach = 0.01 * max(hole.shape)
-    while (weight < 1e-3).any() and reach < 4 * max(hole.shape):
+    height, width = hole.shape
+    scale = min(1.0, SMOOTH_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    known = cv2.resize((~hole).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    colours = cv2.resize(image * (~hole)[..., None].astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    filled = colours / np.maximum(known, 1e-6)[..., None]
+    missing = known < 0.05
+    reach = 1.0
+    while missing.any() and reach < 4 * SMOOTH_SIDE:
         near = cv2.GaussianBlur(known, (0, 0), 2 * reach, sigmaY=reach, borderType=cv2.BORDER_REPLICATE)
-        colours = cv2.GaussianBlur(image * known[..., None], (0, 0), 2 * reach, sigmaY=reach, borderType=cv2.BORDER_REPLICATE)
-        new = (weight < 1e-3) & (near > 0.02)
-        filled[new] = colours[new] / near[new][:, None]
-        weight[new] = 1
+        spread = cv2.GaussianBlur(colours, (0, 0), 2 * reach, sigmaY=reach, borderType=cv2.BORDER_REPLICATE)
+        new = missing & (near > 0.02)
+        filled[new] = spread[new] / near[new][:, None]
+        missing &= ~new
         reach *= 1.6
-    rest = weight < 1e-3
-    filled[rest] = image[~hole].mean(0)
-    soft = blur(filled, 0.01 * max(hole.shape))
-    return np.where(hole[..., None], soft, image)
+    filled[missing] = image[~hole].mean(0)
+    wide = cv2.resize(blur(filled, 1.0), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.where(hole[..., None], wide, image)
 
 
 def _sizes(hole: Mask) -> list[tuple[int, int]]:

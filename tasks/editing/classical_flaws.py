@@ -101,11 +101,12 @@ def spoil(made: Made, picture: Image, kind: str, strength: float, rng: np.random
             return blend(picture, source, _lower_part(made.mask, 0.6 * strength, unit))
         case EditType.SWAP, "leftover":
             assert made.new is not None
-            return blend(picture, source, strength * np.clip(subject - made.new, 0, 1))
-        case (EditType.ADDITION | EditType.SWAP), "pale":
+            shining = blend(picture, source, 0.3 * strength * subject)
+            return blend(shining, source, strength * np.clip(subject - made.new, 0, 1))
+        case ((EditType.ADDITION | EditType.SWAP), "pale"):
             assert made.without is not None
             return blend(picture, made.without, 0.85 * strength)
-        case (EditType.ADDITION | EditType.SWAP), "halo":
+        case ((EditType.ADDITION | EditType.SWAP), "halo"):
             assert made.new is not None
             ring = soft_grow(made.new > 0.5, 1.5 * unit, 2.5 * unit) * (1 - made.new)
             return blend(picture, np.array([0.97, 0.96, 0.92], np.float32), 0.85 * strength * ring)

@@ -121,7 +121,8 @@ def harmonise(scene: Image, placed: Placed, amount: float = 0.5) -> Placed:
         return placed
     lab = cv2.cvtColor(placed.colours, cv2.COLOR_RGB2LAB)
     around = cv2.cvtColor(scene, cv2.COLOR_RGB2LAB)
-    near = blur(placed.alpha, 8 * unit_of(scene)) > 0.02
+    near = blur(placed.alpha, 8 * unit_of(scene))
+    near = near > 0.1 * near.max()
     own, there = lab[inside], around[near]
     spread = np.clip(there[:, 0].std() / max(own[:, 0].std(), 1), 0.7, 1.3)
     lightness = own[:, 0].mean()
@@ -143,4 +144,3 @@ def paste(scene: Image, placed: Placed, shadow: float = 0.35) -> Image:
         dark = cv2.GaussianBlur(lowered, (0, 0), 1.2 * unit, sigmaY=0.5 * unit, borderType=cv2.BORDER_REPLICATE)
         scene = scene * (1 - shadow * dark)[..., None]
     return blend(scene, placed.colours, placed.alpha)
-

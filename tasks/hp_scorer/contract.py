@@ -68,8 +68,9 @@ class Judgement:
 class Scorer(Protocol):
     """A judge of edits, pinned: two scorers with one fingerprint give the same scores."""
 
-    full_at: float
-    """The lowest score that counts as full: 5 in integer mode."""
+    @property
+    def full_at(self) -> float:
+        """The lowest score that counts as full: 5 in integer mode."""
 
     @property
     def fingerprint(self) -> str: ...

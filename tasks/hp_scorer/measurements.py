@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ def bands(where: Mask, parts: int) -> list[Mask]:
     split = np.searchsorted(total, total[-1] * np.arange(1, parts) / parts)
     edges = [0, *(int(s) + 1 for s in split), len(where)]
     found = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         band = np.zeros_like(where)
         band[start:stop] = where[start:stop]
         if band.any():
@@ -125,6 +126,12 @@ def detail(image: Image) -> Image:
     """(H, W) local contrast: the length of the brightness gradient."""
     luma = image @ LUMA
     return np.hypot(ndimage.sobel(luma, 0), ndimage.sobel(luma, 1)) / 8
+
+
+def edges(image: Image) -> Image:
+    """(H, W, 2) the brightness gradient, down and across."""
+    luma = image @ LUMA
+    return np.stack([ndimage.sobel(luma, 0), ndimage.sobel(luma, 1)], axis=2) / 8
 
 
 def mean_over(values: Image, where: Mask) -> float:
@@ -157,8 +164,8 @@ def same_hue(image: Image, colour: NDArray[np.float64]) -> Mask:
 
 def mosaic(image: Image, unit: float) -> Image:
     """Squares of four units, each of one colour; a rest at the right or lower edge stays as it is."""
-    block = max(1, round(4 * unit))
-    height, width = (size // block * block for size in image.shape[:2])
+    block: int = max(1, round(4 * unit))
+    height, width = image.shape[0] // block * block, image.shape[1] // block * block
     squares = image[:height, :width].reshape(height // block, block, width // block, block, 3).mean((1, 3))
     drawn = image.copy()
     drawn[:height, :width] = squares.repeat(block, 0).repeat(block, 1)

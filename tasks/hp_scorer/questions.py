@@ -24,15 +24,21 @@ from tasks.miniature import backgrounds
 class Sighting(Protocol):
     """Where an object was found, see `SpriteRecogniser`."""
 
-    explained: float
-    opacity: float
-    alpha: m.Image
+    @property
+    def explained(self) -> float: ...
+
+    @property
+    def opacity(self) -> float: ...
+
+    @property
+    def alpha(self) -> m.Image: ...
 
 
 class Recogniser(Protocol):
     """Knows what objects look like. The miniature has one; for photographs there is none."""
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str: ...
 
     def look(self, seen: Measured, edit_type: EditType, request: Request) -> Sighting:
         """Look for the requested new object where it should be."""
@@ -50,6 +56,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Question:
+    """One question of a rubric, answered by a measurement."""
+
     name: str
     measure: Callable[[Case], float]
     good: float
@@ -87,9 +95,14 @@ def _ring_change(case: Case) -> float:
 
 
 def _left_of_subject(case: Case) -> float:
-    """How much of the removed subject is still seen, in the worst band of rows."""
+    """How much of the removed subject is still seen: the smaller of what its colours and what its edges say.
+
+    Either alone errs where the hidden background happens to look like the subject; both together hardly do.
+    """
     seen = case.seen
-    return m.share_left(seen.edited, seen.fill, seen.source, seen.shrunk(0.5), parts=4)
+    colours = m.share_left(seen.edited, seen.fill, seen.source, seen.shrunk(0.5), parts=4)
+    edges, around = [m.edges(image) for image in (seen.edited, seen.source)], seen.grown(1.0)
+    return min(colours, m.share_left(edges[0], np.zeros_like(edges[0]), edges[1], around, parts=4))
 
 
 def _patch_colour(case: Case) -> float:
@@ -385,7 +398,7 @@ def _smudged(case: Case) -> float:
 
 
 def _nothing_changed(case: Case) -> float:
-    """The generic judge's first question: is it a different picture at all?"""
+    """Whether it is the same picture: the generic judge's first question."""
     return 1 - float(np.clip(np.abs(case.seen.edited - case.seen.source).mean() / 0.04, 0, 1))
 
 
@@ -401,7 +414,9 @@ def _grainy(case: Case) -> float:
 
 def _grain(image: m.Image) -> float:
     luma = image @ m.LUMA
-    return float(np.abs(luma - np.median(np.stack([np.roll(luma, s, a) for a in (0, 1) for s in (-1, 0, 1)]), 0)).mean())
+    return float(
+        np.abs(luma - np.median(np.stack([np.roll(luma, s, a) for a in (0, 1) for s in (-1, 0, 1)]), 0)).mean()
+    )
 
 
 _REST = Question("is the rest kept?", _change_outside, 0.02, 0.12)
@@ -416,9 +431,9 @@ QUESTIONS: dict[EditType, tuple[Question, ...]] = {
         Question("is the rest kept?", _beyond_object, 0.05, 0.25),
     ),
     EditType.REMOVAL: (
-        Question("is the object gone?", _left_of_subject, 0.2, 0.8, follows=True),
-        Question("does the place match its surroundings in colour?", _patch_colour, 0.05, 0.25),
-        Question("does the place match its surroundings in texture?", _patch_texture, 0.4, 1.6),
+        Question("is the object gone?", _left_of_subject, 0.15, 0.9, follows=True),
+        Question("does the place match its surroundings in colour?", _patch_colour, 0.07, 0.25),
+        Question("does the place match its surroundings in texture?", _patch_texture, 0.5, 1.6),
         _REST,
         _BLOTCH,
     ),
@@ -446,8 +461,8 @@ QUESTIONS: dict[EditType, tuple[Question, ...]] = {
     ),
     EditType.BOKEH: (
         Question("is the background blurred, everywhere?", _sharpness_left, 0.15, 0.95, follows=True),
-        Question("is the subject sharp?", _subject_blurred, 0.1, 0.6),
-        Question("is the subject kept?", _subject_changed, 0.03, 0.2),
+        Question("is the subject sharp?", _subject_blurred, 0.25, 0.7),
+        Question("is the subject kept?", _subject_changed, 0.015, 0.12),
         Question("does the background keep its colours?", _colours_moved, 0.02, 0.12),
     ),
     EditType.RELIGHT: (

@@ -15,7 +15,7 @@ from tasks.collection.vocabulary import BACKGROUNDS
 
 Image = NDArray[np.float64]
 """(H, W, 3), sRGB in [0, 1]."""
-_Grid = NDArray[np.float64]
+_Grid = NDArray[np.floating]
 _Dice = Callable[[float, float], float]
 """Draws a number between two bounds; the canonical variation takes the middle."""
 
@@ -39,7 +39,9 @@ def _wave(values: _Grid) -> _Grid:
 def _beach(u: _Grid, v: _Grid, dice: _Dice) -> Image:
     horizon, shore = dice(0.33, 0.43), dice(0.62, 0.70)
     sea = _mix((0.10, 0.45, 0.70), (0.75, 0.92, 0.96), (_wave(v * 13 + 0.25 * np.sin(9 * u + dice(0, 6))) > 0.85) * 0.8)
-    sand = _mix((0.93, 0.83, 0.60), (0.80, 0.67, 0.44), (_wave(u * 9 + v * 4 + dice(0, 1)) * _wave(v * 11 - u * 3)) ** 2)
+    sand = _mix(
+        (0.93, 0.83, 0.60), (0.80, 0.67, 0.44), (_wave(u * 9 + v * 4 + dice(0, 1)) * _wave(v * 11 - u * 3)) ** 2
+    )
     sky = _mix((0.45, 0.75, 0.96), (0.85, 0.95, 1.0), np.clip(v / horizon, 0, 1))
     ground = _mix(sea, sand, _step(v - shore + 0.02 * np.sin(11 * u + dice(0, 6))))
     return _mix(sky, ground, _step(v - horizon))
@@ -160,6 +162,8 @@ _PAINTERS: dict[str, Callable[[_Grid, _Grid, _Dice], Image]] = {
     "city": _city,
 }
 KINDS = tuple(_PAINTERS)
+VARIATIONS = 4
+"""Values that each property of a background can take."""
 assert set(BACKGROUNDS) <= set(KINDS)
 
 
@@ -178,6 +182,8 @@ def paint(kind: str, height: int, width: int, rng: np.random.Generator | None = 
     v, u = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
 
     def dice(low: float, high: float) -> float:
-        return 0.5 * (low + high) if rng is None else float(rng.uniform(low, high))
+        # Few values of each: a hidden part of a background can then be told from the part that is seen.
+        share = 0.5 if rng is None else (int(rng.integers(VARIATIONS)) + 0.5) / VARIATIONS
+        return low + share * (high - low)
 
     return np.clip(_PAINTERS[kind](u, v, dice), 0.0, 1.0)

@@ -24,6 +24,7 @@ from tasks.miniature.sprites import CATEGORIES
 from tasks.miniature.world import world_fingerprint
 from tasks.post_training.checkpoints import FolderSink
 from training.editors.miniature import MiniatureConfig, MiniatureEditor
+from training.lanes import default_lanes
 from training.supervised import SupervisedConfig, train_supervised
 
 PRETRAINING_SEED = 1_000_003
@@ -63,17 +64,23 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--examples", type=int, default=65_536, help="size of the pool")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=MiniatureConfig(words=()).num_layers)
+    parser.add_argument("--lanes", type=int, default=default_lanes(), help="threads (%(default)s)")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=7)
+    parser.add_argument("--token", type=int, default=16)
     arguments = parser.parse_args()
 
-    torch.set_num_threads(arguments.threads)
-    editor = MiniatureEditor(MiniatureConfig(words=words(CATEGORIES), num_layers=arguments.layers))
+    torch.set_num_threads(1)
+    editor = MiniatureEditor(
+        MiniatureConfig(
+            words=words(CATEGORIES), num_layers=arguments.layers, num_heads=arguments.heads, token_size=arguments.token
+        )
+    )
     editor.to("cuda" if torch.cuda.is_available() else "cpu")
     parameters = editor.parameters()
     print(f"{sum(p.numel() for p in parameters) / 1e6:.1f} M parameters")
     config = SupervisedConfig(steps=arguments.steps, learning_rate=arguments.learning_rate, bfloat16=True)
-    pool = make_pool(arguments.examples, arguments.threads)
+    pool = make_pool(arguments.examples, arguments.lanes)
     sink = FolderSink(arguments.work)
     saved = sink.load()
     with tqdm(total=config.steps, initial=saved[0] if saved else 0, desc="pre-training", unit="step") as progress:
@@ -89,6 +96,7 @@ def main() -> None:
             config,
             sink,
             show,
+            arguments.lanes,
         )
     shutil.rmtree(arguments.out, ignore_errors=True)
     editor.to("cpu").save_pretrained(arguments.out)

@@ -52,9 +52,7 @@ class SpriteRecogniser:
             return find_sprite(seen.edited, seen.fill, request.new_category, size, centre, bottom, reach=4)
         assert request.place
         centre = ADDED_CENTRES[request.place]
-        return find_sprite(
-            seen.edited, seen.source, request.new_category, ADDED_SIZE, centre, ADDED_BOTTOM, reach=4
-        )
+        return find_sprite(seen.edited, seen.source, request.new_category, ADDED_SIZE, centre, ADDED_BOTTOM, reach=4)
 
 
 def find_sprite(
@@ -90,7 +88,7 @@ def _float_layers(category: str, size: int, flipped: bool) -> SpriteLayers:
 
 
 def _fit(edited: Image, background: Image, layers: SpriteLayers, left: int, top: int) -> tuple[float, Sighting] | None:
-    """Least squares of edited = background + opacity * (sprite - alpha * background), sprite = fixed + body * colour."""
+    """Least squares of edited = background + opacity * (fixed + body * colour - alpha * background)."""
     height, width = edited.shape[:2]
     size = len(layers.alpha)
     rows, columns = slice(max(top, 0), min(top + size, height)), slice(max(left, 0), min(left + size, width))

@@ -51,7 +51,8 @@ def _acceptable(scene: Scene, edit_type: EditType, request: Request, picture: Im
             for sigma in (2.0, 3.0, 3.5):
                 yield targets.bokeh(scene, sigma)
         case EditType.RELIGHT:
-            assert request.light and request.tint
+            assert request.light
+            assert request.tint
             for strength in (0.85, 1.15):
                 field = targets.light_field(request.light, request.tint, strength)
                 yield np.clip(render(scene) * field, 0, 1)
@@ -85,8 +86,8 @@ def _closeness(picture: Image, target: Image, source: Image) -> float:
         damage = 0.5 * math.sqrt((missing[kept] ** 2).mean()) + 0.5 * float(
             np.quantile(ndimage.gaussian_filter(missing * kept, 2), 0.98)
         )
-    lost = 1 - (_edges(picture).mean() + 0.004) / (_edges(target).mean() + 0.004)
-    return 5.0 * _grade(1 - done, 1.0) * (1 - 0.75 * (1 - _grade(2 * damage, 0.5))) * _grade(lost / 2, 0.5)
+    kept_well = 1 - 0.75 * (1 - _grade(2 * damage, 0.5))
+    return 5.0 * _grade(1 - done, 1.0) * kept_well * _grade(_blurred(picture, target) - TOLERANCE, 0.9)
 
 
 def _grade(badness: float, worst: float) -> float:
@@ -101,6 +102,15 @@ def _difference(first: Image, second: Image) -> Image:
     return np.sqrt(colour**2 + (2 * np.hypot(*along)) ** 2)
 
 
-def _edges(image: Image) -> Image:
+def _blurred(picture: Image, target: Image) -> float:
+    """How much of the target's sharpness is missing where the target is sharp, in [0, 1]."""
+    wanted, found = _sharpness(target), _sharpness(picture)
+    sharp = wanted > max(0.02, np.quantile(wanted, 0.75))
+    return 1 - float(np.minimum(found, wanted)[sharp].sum() / wanted[sharp].sum()) if sharp.any() else 0.0
+
+
+def _sharpness(image: Image) -> Image:
+    """(H, W) local contrast at the finest scale, pooled over a few pixels so that a shift does not count."""
     luma = image @ _LUMA
-    return np.hypot(np.diff(luma, axis=0)[:, :-1], np.diff(luma, axis=1)[:-1])
+    fine = np.abs(luma - ndimage.gaussian_filter(luma, 1.0, mode="nearest"))
+    return ndimage.gaussian_filter(fine, 1.5, mode="nearest")

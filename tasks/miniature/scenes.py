@@ -14,8 +14,8 @@ from tasks.miniature.sprites import CATEGORIES, sprite_layers
 
 SIZE = 64
 """Height and width of a scene, in pixels."""
-SUBJECT_SIZES = (24, 28, 32)
-GRID = 4
+SUBJECT_SIZES = (24, 32)
+GRID = 8
 """Subjects stand on a grid of this many pixels: it keeps the world small enough for a small editor to learn."""
 
 Mask = NDArray[np.float64]
@@ -70,8 +70,8 @@ def make_scene(seed: int, index: int) -> Scene:
     turn, position = divmod(index, len(CATEGORIES))
     category = CATEGORIES[rng_of(seed, turn, 2).permutation(len(CATEGORIES))[position]]
     size = int(rng.choice(SUBJECT_SIZES))
-    centre = int(rng.choice((20, 24, 32, 40, 44)))
-    bottom = int(rng.choice((52, 56, 60)))
+    left = int(rng.choice(np.arange(0, SIZE - size + 1, GRID)))
+    bottom = int(rng.choice((48, 56, 64)))
     return Scene(
         seed=seed,
         index=index,
@@ -80,7 +80,7 @@ def make_scene(seed: int, index: int) -> Scene:
             category=category,
             colour=str(rng.choice(tuple(COLOURS))),
             size=size,
-            left=centre - size // 2,
+            left=left,
             top=bottom - size,
             flipped=bool(rng.integers(2)),
         ),

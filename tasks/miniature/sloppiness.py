@@ -57,10 +57,12 @@ def render_sloppy(scene: Scene, edit_type: EditType, request: Request, kind: str
         case (EditType.STYLE | EditType.COLOUR, "weak"):
             return _blend(target, source, 0.8 * strength)
         case EditType.RELIGHT, "weak":
-            assert request.light and request.tint
+            assert request.light
+            assert request.tint
             return np.clip(source * light_field(request.light, request.tint, 1 - 0.8 * strength), 0, 1)
         case EditType.RELIGHT, "wrong side":
-            assert request.light and request.tint
+            assert request.light
+            assert request.tint
             opposite = {"left": "right", "right": "left", "above": "left"}[request.light]
             right, wrong = light_field(request.light, request.tint), light_field(opposite, request.tint)
             return np.clip(source * right ** (1 - strength) * wrong**strength, 0, 1)
@@ -93,7 +95,9 @@ def render_sloppy(scene: Scene, edit_type: EditType, request: Request, kind: str
             ring = np.clip(_grow(subject, 4) - subject, 0, 1)[..., None]
             return _blend(target, source, strength * ring)
         case EditType.BACKGROUND, "washed subject":
-            return _blend(target, 0.35 + 0.45 * ndimage.gaussian_filter(target, (1.2, 1.2, 0)), strength * subject[..., None])
+            return _blend(
+                target, 0.35 + 0.45 * ndimage.gaussian_filter(target, (1.2, 1.2, 0)), strength * subject[..., None]
+            )
         case EditType.REMOVAL, "ghost":
             return _blend(target, source, 0.7 * strength)
         case EditType.REMOVAL, "smudge":
@@ -112,8 +116,8 @@ def render_sloppy(scene: Scene, edit_type: EditType, request: Request, kind: str
             without = source if edit_type == EditType.ADDITION else render_target(scene, EditType.REMOVAL, Request())
             return _blend(target, without, 0.7 * strength)
         case (EditType.ADDITION | EditType.SWAP, "halo"):
-            new = added_placement(request) if edit_type == EditType.ADDITION else swapped_placement(scene, request)
-            ring = np.clip(_grow(coverage(new), 4) - coverage(new), 0, 1)[..., None]
+            placed = added_placement(request) if edit_type == EditType.ADDITION else swapped_placement(scene, request)
+            ring = np.clip(_grow(coverage(placed), 4) - coverage(placed), 0, 1)[..., None]
             return _blend(target, np.array([0.97, 0.96, 0.92]) * np.ones_like(target), 0.85 * strength * ring)
         case EditType.ADDITION, "smeared surroundings":
             return _smear(scene, target, strength, 1 - region)

@@ -11,7 +11,7 @@ so recolouring a subject needs no new rasterisation, and compositing it over a s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -99,7 +99,7 @@ def _draw_mask(part: Part, size: int) -> np.ndarray:
     return blocks.mean(axis=(1, 3)) / 255
 
 
-@lru_cache(maxsize=None)
+@cache
 def sprite_layers(category: str, size: int, flipped: bool = False) -> SpriteLayers:
     """Rasterises the sprite of a category.
 

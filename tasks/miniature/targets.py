@@ -15,7 +15,7 @@ from tasks.miniature.scenes import SIZE, Placement, Scene, background_of, covera
 from tasks.miniature.sprite_art import SPRITES
 
 ADDED_SIZE = 24
-ADDED_CENTRES = {"left": 14, "right": 50}
+ADDED_CENTRES = {"left": 12, "right": 52}
 ADDED_BOTTOM = 56
 BOKEH_SIGMA = 2.5
 """Blur of the background, in pixels of a 64-pixel scene."""
@@ -26,7 +26,8 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 def added_placement(request: Request) -> Placement:
     """Where and how a new object of an addition stands; a colour that is left open is the object's usual one."""
-    assert request.new_category and request.place
+    assert request.new_category
+    assert request.place
     centre = ADDED_CENTRES[request.place]
     return Placement(
         category=request.new_category,
@@ -98,7 +99,8 @@ def render_target(scene: Scene, edit_type: EditType, request: Request) -> Image:
         case EditType.BOKEH:
             return bokeh(scene)
         case EditType.RELIGHT:
-            assert request.light and request.tint
+            assert request.light
+            assert request.tint
             return np.clip(render(scene) * light_field(request.light, request.tint), 0, 1)
         case EditType.STYLE:
             assert request.style

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from storage.records import EditType, identity
 from tasks.collection.instructions import TEMPLATES, words
-from tasks.miniature.sloppiness import KINDS, probability, render_sloppy
-from tasks.miniature.scenes import to_bytes
-from tasks.miniature.sprites import CATEGORIES
 from tasks.miniature.examples import make_example
+from tasks.miniature.scenes import to_bytes
+from tasks.miniature.sloppiness import KINDS, probability, render_sloppy
+from tasks.miniature.sprites import CATEGORIES
 
 _SAMPLES = 64
 

@@ -45,8 +45,9 @@ class Condition:
 class TrainableEditor(Protocol):
     """An editing model that can be trained."""
 
-    transformer: nn.Module
-    """The part that is trained; LoRA goes here."""
+    @property
+    def transformer(self) -> nn.Module:
+        """The part that is trained; LoRA goes here."""
 
     @property
     def fingerprint(self) -> str:

@@ -5,8 +5,8 @@ sequence. Three things let minutes of training on a small computer do what takes
 
 - The network predicts the clean image, and the velocity follows, v = (x_t - x_0) / t. A narrow network cannot carry a
   patch of 768 independent noise values through some 200 channels, but it can carry a picture.
-- It predicts the image as a change of the source, a factor and an offset per coefficient: x_0 = offset + source *
-  (1 + factor). What is not to be edited then needs nothing to be learnt.
+- It predicts the image as a change of the source: a mask over its pixels, a filter of its frequencies, and something
+  new, x_0 = source + mask * source + filter * source + new. What is not to be edited then needs nothing to be learnt.
 - Every noisy token also sees the source's token of its own place, which attention would have to learn to look up.
 """
 
@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from storage.records import identity
-from training.editors import codec
+from training.editors.codec import BLOCK, Codec
 from training.editors.interface import Condition, Pixels
 
 SMALLEST_T = 0.05
@@ -43,6 +43,8 @@ class MiniatureConfig:
     num_heads: int = 7
     head_dim: int = 32
     text_dim: int = 96
+    token_size: int = 16
+    """Pixels per side of an image token."""
     time_shift: float = 3.0
     """Evenly spaced s become t = shift * s / (1 + (shift - 1) * s): more steps where the picture is decided, as
     Qwen-Image's resolution-dependent shift does."""
@@ -75,17 +77,18 @@ class WordTable(nn.Module):
 
 
 class MiniatureEditor:
-    """See `TrainableEditor`. Images have sides of whole tokens of 16 pixels; one resolution per batch."""
+    """See `TrainableEditor`. Images have sides of whole tokens; one resolution per batch."""
 
     def __init__(self, config: MiniatureConfig, seed: int = 0) -> None:
         self.config = config
+        self.codec = Codec(config.token_size)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.text_encoder = WordTable(config.words, config.text_dim)
             self.transformer = QwenImageTransformer2DModel(
                 patch_size=1,
-                in_channels=2 * codec.CHANNELS,
-                out_channels=2 * codec.CHANNELS,
+                in_channels=2 * self.codec.channels,
+                out_channels=sum(self._parts()),
                 num_layers=config.num_layers,
                 attention_head_dim=config.head_dim,
                 num_attention_heads=config.num_heads,
@@ -126,19 +129,18 @@ class MiniatureEditor:
 
     def encode_images(self, images: Sequence[Pixels]) -> Tensor:
         pixels = torch.from_numpy(np.stack(images)).to(self.device)
-        return codec.encode(pixels.float() / 255)
+        return self.codec.encode(pixels.float() / 255)
 
     def latent_mask(self, region_BHW: NDArray[np.floating]) -> Tensor:
-        return codec.block_means(torch.from_numpy(region_BHW).float()).to(self.device)
+        return self.codec.encode_mask(torch.from_numpy(region_BHW).float()).to(self.device)
 
     def encode(self, sources: Sequence[Pixels], instructions: Sequence[str]) -> Condition:
         rows, mask = self.text_encoder.tokenize(instructions)
-        height, width = sources[0].shape[:2]
         return Condition(
             source_BNC=self.encode_images(sources),
             text_BLD=self.text_encoder(rows.to(self.device)),
             text_mask_BL=mask.to(self.device),
-            grid=(height // codec.TOKEN, width // codec.TOKEN),
+            grid=self.codec.grid(*sources[0].shape[:2]),
         )
 
     def velocity(self, latents_BNC: Tensor, t_B: Tensor, condition: Condition) -> Tensor:
@@ -153,12 +155,18 @@ class MiniatureEditor:
             img_shapes=[[(1, *condition.grid), (1, *condition.grid)]] * len(latents_BNC),
             return_dict=False,
         )
-        offset_BNC, factor_BNC = predicted[:, : latents_BNC.shape[1]].float().chunk(2, dim=2)
-        image_BNC = offset_BNC + source_BNC * (1 + factor_BNC)
+        new_BNC, mask_BNC, filter_BNF = predicted[:, : latents_BNC.shape[1]].float().split(self._parts(), dim=2)
+        gains = filter_BNF.reshape(*filter_BNF.shape[:2], self.codec.blocks, BLOCK, BLOCK, 1)
+        filtered_BNC = self.codec.from_frequencies(self.codec.to_frequencies(source_BNC) * gains)
+        image_BNC = source_BNC + mask_BNC * source_BNC + filtered_BNC + new_BNC
         return (latents_BNC - image_BNC) / t_B.clamp(min=SMALLEST_T)[:, None, None]
 
+    def _parts(self) -> list[int]:
+        """Channels of what the network predicts: the new, the mask, the filter."""
+        return [self.codec.channels, self.codec.channels, self.codec.channels // 3]
+
     def decode(self, latents_BNC: Tensor, condition: Condition) -> list[Pixels]:
-        pixels = codec.decode(latents_BNC, condition.grid).clamp(0, 1)
+        pixels = self.codec.decode(latents_BNC, condition.grid).clamp(0, 1)
         return list((pixels * 255).round().to(torch.uint8).cpu().numpy())
 
     def shift_times(self, even: Tensor) -> Tensor:
@@ -181,6 +189,8 @@ class MiniatureEditor:
             raise FileNotFoundError(f"no editor in {folder}; `python -m tasks.miniature.pretrain` makes one")
         values = json.loads((folder / _CONFIG).read_text())
         editor = cls(MiniatureConfig(**values | {"words": tuple(values["words"])}))
-        editor.transformer = QwenImageTransformer2DModel.from_pretrained(folder / _TRANSFORMER, torch_dtype=torch.float32)
+        editor.transformer = QwenImageTransformer2DModel.from_pretrained(
+            folder / _TRANSFORMER, torch_dtype=torch.float32
+        )
         editor.text_encoder.load_state_dict({n: v.float() for n, v in load_file(folder / _WORDS).items()})
         return editor

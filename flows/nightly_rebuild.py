@@ -1,0 +1,49 @@
+"""Flow nightly-rebuild: the data side, collect to build; training may follow it but is not part of it.
+
+`python -m flows.nightly_rebuild --photographs FOLDER` runs it once on real photographs.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from prefect import flow
+
+from flows.build_realpref import build_realpref
+from flows.collect_cases import Source, collect_cases
+from flows.edit_baseline import edit_baseline
+from flows.rate_edits import rate_edits
+from tasks.data_report import data_lines
+from tasks.prefect_stage import ArtifactRef, RunOptions
+from tasks.sizes import DataConfig, miniature_data, photographs
+
+
+@flow(name="nightly-rebuild")
+def nightly_rebuild(
+    source: Source = Source(), config: DataConfig = miniature_data(), options: RunOptions = RunOptions()
+) -> dict[str, ArtifactRef]:
+    """Bring the data set up to date; a night without changes reuses everything."""
+    cases = collect_cases(source, config.collect, options)
+    edits = edit_baseline(str(cases), config.edit, options)
+    scores = rate_edits(str(edits), config.rate, options)
+    realpref = build_realpref(str(scores), config.build, options)
+    return {ref.artifact: ref for ref in (cases, edits, scores, realpref)}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photographs", metavar="FOLDER", help="with images/ and annotations/instances.json")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    options = RunOptions()
+    if arguments.photographs:
+        refs = nightly_rebuild(Source(folder=arguments.photographs), photographs(arguments.seed), options)
+    else:
+        refs = nightly_rebuild(Source(world=arguments.seed), miniature_data(arguments.seed), options)
+    store = options.open_store()
+    print("\n".join(data_lines({name: store.version(ref.artifact, ref.version) for name, ref in refs.items()})))
+
+
+if __name__ == "__main__":
+    main()

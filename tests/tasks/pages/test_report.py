@@ -1,0 +1,458 @@
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from scipy import stats
+
+from storage.manifest import Manifest
+from storage.records import Case, Edit, EditType, Request, Score
+from storage.schemas import CASES, EDITS, SCORES, to_table
+from storage.store import Store, Version
+from tasks.build_realpref import BuildConfig, BuildRealPref
+from tasks.images import png
+from tasks.pages.report import THUMBNAIL, agreement, heat, render_report, thumbnail
+from tasks.post_train import METRICS, summarise
+from tasks.run_benchmark import SAMPLES, compare
+from tasks.stage import execute
+from tasks.summary import summarise_run
+
+HINT = "make ui RUN=<this one>"
+NASTY = "<script>alert(1)</script> & \"quoted\" 'twice'"
+PICTURE = png(np.full((8, 8, 3), 90, np.uint8))
+
+
+# --- a tiny run, through the real store -----------------------------------------------------------------------------
+
+
+def bench_row(number: int, edit_type: EditType, before: Sequence[float | None], after: Sequence[float | None]) -> dict:
+    """A bench row; `before` and `after` are the judge's score and the referee's value. No referee's, no picture."""
+    row: dict[str, Any] = {
+        "case_id": f"{number:016x}",
+        "source_id": f"image{number // 2}",
+        "edit_type": str(edit_type),
+        "category": "dog",
+        "instruction": f"do {number}",
+        "source": {"bytes": PICTURE, "path": None},
+    }
+    for model, (score, referee) in {"baseline": before, "post_trained": after}.items():
+        row |= {
+            f"{model}_score": score,
+            f"{model}_referee": referee,
+            f"{model}_outcome": "timeout" if score is None else "scored",
+            f"{model}_edited": {"bytes": PICTURE, "path": None},
+        }
+    return row
+
+
+ROWS = [
+    bench_row(0, EditType.SWAP, (1.0, 1.2), (3.0, 3.4)),
+    bench_row(1, EditType.SWAP, (2.0, 2.5), (2.0, 2.0)),
+    bench_row(2, EditType.SWAP, (3.0, 2.9), (4.0, 4.1)),
+    bench_row(3, EditType.ADDITION, (4.0, 4.5), (5.0, 3.0)),
+    bench_row(4, EditType.ADDITION, (4.0, 3.0), (4.0, 3.0)),
+    bench_row(5, EditType.ADDITION, (4.0, 3.5), (4.0, 3.75)),
+]
+TRAIN_SCORES = (5.0, 3.0, None, 5.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """What a stage's flow returns; the real one lives beside Prefect, whose import takes seconds."""
+
+    artifact: str
+    version: int
+    seconds: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Run:
+    versions: dict[str, Version]
+    page: str
+
+    def statistics(self, artifact: str) -> dict[str, Any]:
+        return self.versions[artifact].manifest.statistics
+
+
+def make_run(
+    folder: Path, rows: Sequence[Mapping[str, Any]] = ROWS, referee: bool = True, curves: Sequence[dict] | None = None
+) -> Run:
+    """Collecting, editing, training and comparing are made up; what they leave is kept and read by the real code."""
+    store = Store(str(folder))
+
+    def commit(artifact: str, stage: str, tables: dict[str, pa.Table], *parents: Version, **parts: Any) -> Version:
+        manifest = Manifest(
+            artifact=artifact,
+            stage=stage,
+            stage_version=1,
+            key=f"key-{artifact}",
+            config=parts.pop("config", {}),
+            parents={parent.artifact: parent.as_parent() for parent in parents},
+            tables={name: (store.add_table(table),) for name, table in tables.items()},
+            **parts,
+        )
+        return store.commit(manifest, seconds=1.5)
+
+    records = [train_records(number, score) for number, score in enumerate(TRAIN_SCORES)]
+    cases = commit("cases", "collect-cases", {"train": to_table([case for case, _, _ in records], CASES)})
+    edits = commit(
+        *("edits", "edit-baseline", {"edits": to_table([edit for _, edit, _ in records], EDITS)}, cases),
+        config={"split": "train", "editor": {"kind": "miniature", "layers": ["a", "b"]}},
+    )
+    scores = commit("scores", "rate-edits", {"scores": to_table([s for _, _, s in records], SCORES)}, edits, cases)
+    realpref = execute(BuildRealPref(store, BuildConfig(), scores)).version
+    lines = curves if curves is not None else [curve(i, reward=0.3 + 0.01 * i) for i in range(30)]
+    adapter = commit(
+        *("adapter", "post-train", {"curves": pa.Table.from_pylist(list(lines), schema=METRICS)}, realpref),
+        statistics={} if not lines else summarise(lines),
+        fingerprints={"scorer": "one"},
+    )
+    judges = ["score", *(["referee"] if referee else [])]
+    benchmark = commit(
+        *("benchmark", "benchmark", {"samples": pa.Table.from_pylist(list(rows), schema=SAMPLES)}, cases, adapter),
+        statistics={judge: compare(rows, judge) for judge in judges},
+        fingerprints={"scorer": "one"},
+    )
+    versions = {v.artifact: v for v in (cases, edits, scores, realpref, adapter, benchmark)}
+    stages = {name: Ref(name, version=1, seconds=12.25, rows=77) for name in versions}
+    summary = summarise_run(versions, stages, 11, 333.0, 2048.0, "runs/samples.parquet")
+    return Run(versions, render_report(versions, summary, HINT))
+
+
+def train_records(number: int, score: float | None) -> tuple[Case, Edit, Score]:
+    edit_type = EditType.SWAP if number % 2 else EditType.ADDITION
+    case = Case(
+        case_id=f"train{number}",
+        split="train",
+        edit_type=edit_type,
+        instruction="do it",
+        request=Request(),
+        category="dog",
+        source_id=f"image{number}",
+        source=PICTURE,
+        width=8,
+        height=8,
+        mask={},
+        licence="",
+        licence_url="",
+        origin_url="",
+    )
+    edit = Edit(
+        edit_id=f"edit{number}",
+        case_id=case.case_id,
+        edit_type=edit_type,
+        edited=PICTURE,
+        failure="",
+        editor="e",
+        seed=0,
+    )
+    judged = Score(
+        score_id=f"score{number}",
+        edit_id=edit.edit_id,
+        case_id=case.case_id,
+        edit_type=edit_type,
+        outcome="timeout" if score is None else "scored",
+        score=score,
+        full=score == 5.0,
+        answers={},
+        raw_reply="",
+        scorer="s",
+        attempt=0,
+    )
+    return case, edit, judged
+
+
+def curve(iteration: int, **values: float) -> dict[str, float]:
+    return dict.fromkeys(METRICS.names, 0.1) | {"iteration": iteration, "missing": 0.0} | values
+
+
+# --- reading a page -------------------------------------------------------------------------------------------------
+
+VOID = {"meta", "img", "br"}
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a browser would make of a page; fails where tags are not balanced."""
+
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+
+    @classmethod
+    def of(cls, html: str) -> "Page":
+        page = cls()
+        page.feed(html)
+        page.close()
+        assert page.open == [], f"never closed: {page.open}"
+        return page
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag in ("span", "br") and {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += " "
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def lines(self, first: str) -> list[list[str]]:
+        """The table rows with this first cell, without double spaces."""
+        rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
+        return [row for row in rows if row and row[0].startswith(first)]
+
+
+def shown(value: float, signed: bool = False) -> str:
+    return f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
+
+
+def case_order(page: str) -> list[int]:
+    return [int(found, 16) for found in re.findall(r'id="case-([0-9a-f]+)"', page)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("store"))
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("judge", "place"), [("referee", 0), ("score", 1)])
+def test_gains_are_those_of_the_manifest(run: Run, judge: str, place: int) -> None:
+    statistics = run.statistics("benchmark")[judge]
+    page = Page.of(run.page)
+    for name, gain in {**statistics["per_edit_type"], "overall": statistics["overall"]}.items():
+        words = {(True, False): "▲ better", (False, True): "▼ worse"}
+        assert page.lines(f"{name.replace('_', ' ')} {gain['n']} of")[place] == [
+            f"{name.replace('_', ' ')} {gain['n']} of {gain['total']}",
+            shown(gain["baseline"]),
+            shown(gain["post_trained"]),
+            f"{shown(gain['gain'], True)} {shown(gain['low'], True)} to {shown(gain['high'], True)}",
+            words.get((gain["low"] > 0, gain["high"] < 0), "no clear change"),
+        ]
+
+
+def test_the_opening_says_what_happened_and_what_it_is_not(run: Run) -> None:
+    text = Page.of(run.page).text
+    overall = run.statistics("benchmark")["referee"]["overall"]
+    assert f"moved from {shown(overall['baseline'])} to {shown(overall['post_trained'])}" in text
+    assert "for 30 iterations" in text
+    assert "the 3 hard cases" in text
+    for word in ("This is a miniature", "procedural scenes", "it is not HP-Scorer", "simulated referee", "not people"):
+        assert word in text
+
+
+def test_what_was_dropped_is_counted_by_reason(run: Run) -> None:
+    page = Page.of(run.page)
+    assert page.lines("edit type rated") == []
+    assert ["edit type", "rated", "kept", "dropped: full score", "dropped: no score"] in page.lines("edit type")
+    assert page.lines("object addition")[2] == ["object addition", "3", "1", "1", "1"]
+    assert page.lines("object swap")[2] == ["object swap", "3", "2", "1", "0"]
+    assert page.lines("overall")[2] == ["overall", "6", "3", "2", "1"]
+    bars = [int(count) for count in re.findall(r'class="value"[^>]*>(\d+)<', run.page)]
+    statistics = run.statistics("realpref")
+    assert (bars[::2], bars[1::2]) == (statistics["histogram_before"], statistics["histogram_after"])
+
+
+def test_stages_settings_and_lineage_are_all_there(run: Run) -> None:
+    page = Page.of(run.page)
+    for version in run.versions.values():
+        stage = version.manifest.stage
+        assert [stage, str(version), "77", "12.2"] in page.lines(stage)
+        if version.artifact != "benchmark":
+            assert version.ref.manifest[:12] in page.text
+    assert ["editor.kind", "miniature"] in page.lines("editor.kind")
+    assert ["editor.layers", "a, b"] in page.lines("editor.layers")
+    assert ["drop_full", "true"] in page.lines("drop_full")
+    assert "realpref@v1 was made from cases@v1, edits@v1, scores@v1" in page.text
+    assert HINT in page.text
+    assert "5 min 33 s" in page.text
+
+
+# --- a page that is safe and stands alone ---------------------------------------------------------------------------
+
+
+def test_nothing_is_loaded_from_anywhere(run: Run) -> None:
+    page = Page.of(run.page)
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "link", "base", "iframe", "object", "embed", "form"}
+    for _, attributes in page.tags:
+        assert "style" not in attributes
+        for name in ("src", "href", "xlink:href", "srcset", "poster", "data", "action", "background"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,"))
+    assert not re.search(r"https?://|@import|url\((?!#)", run.page)
+
+
+def test_instructions_are_text(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [ROWS[0] | {"instruction": NASTY}, *ROWS[1:]])
+    assert "<script" not in run.page
+    page = Page.of(run.page)
+    assert NASTY in page.text
+    assert [a["alt"] for t, a in page.tags if t == "img" and NASTY in (a["alt"] or "")] == [
+        f"baseline: {NASTY}",
+        f"post-trained: {NASTY}",
+    ]
+
+
+def test_a_full_bench_stays_small(tmp_path: Path) -> None:
+    """480 cases of noise, which compresses worst, in the miniature's size."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    picture = {"bytes": png(noise), "path": None}
+    columns = dict.fromkeys(("source", "baseline_edited", "post_trained_edited"), picture)
+    types = list(EditType)
+    rows = [bench_row(i, types[i % 8], (3.0, 2.5), (3.0, 2.5 + (i % 7 - 3) / 10)) | columns for i in range(480)]
+    run = make_run(tmp_path, rows)
+    assert len(run.page.encode()) < 6e6
+    order = case_order(run.page)
+    assert len(order) == len(set(order)) == 48
+    assert {types[i % 8] for i in order[32:]} == set(types), "the even draw leaves no edit type out"
+
+
+# --- missing values -------------------------------------------------------------------------------------------------
+
+
+def test_missing_scores_are_coverage_and_no_numbers(tmp_path: Path) -> None:
+    rows = [
+        *ROWS[:2],
+        ROWS[2] | {"post_trained_score": None, "post_trained_outcome": "timeout"},
+        *(row | {"baseline_score": None, "baseline_outcome": "parse_error"} for row in ROWS[3:]),
+    ]
+    run = make_run(tmp_path, rows)
+    page = Page.of(run.page)
+    assert page.lines("object swap 2 of 3")[0][1] == "1.500"
+    assert page.lines("object addition 0 of 3")[0][1:] == ["–", "–", "–", "not compared"]
+    assert page.lines("overall 2 of 6")[0][1] == "1.500"
+    assert "no score: timeout" in page.text
+    assert "no score: parse error" in page.text
+    assert page.lines("object addition")[3][:4] == ["object addition", "0", "no case with both", "3"]
+    assert not re.search(r"\b(nan|NaN|None|inf)\b", page.text)
+
+
+def test_without_a_referee_the_judge_orders_the_gallery(tmp_path: Path) -> None:
+    rows = [row | {"baseline_referee": None, "post_trained_referee": None} for row in ROWS]
+    rows[4] |= {"post_trained_score": 1.0}
+    run = make_run(tmp_path, rows, referee=False)
+    page = Page.of(run.page)
+    assert case_order(run.page) == [4, 0, 3, 2, 5, 1]
+    assert "no referee took part in this run, 0 of 6 cases compared" in page.text
+    assert "There was no referee to ask." in page.text
+    assert "no referee, so it cannot be told" in page.text
+    assert "▼ judge −3.00" in page.text
+    assert not re.search(r"\b(nan|NaN|None)\b", page.text)
+
+
+def test_without_any_score_the_page_still_stands(tmp_path: Path) -> None:
+    gone = {
+        "baseline_score": None,
+        "post_trained_score": None,
+        "baseline_outcome": "timeout",
+        "post_trained_edited": None,
+    }
+    run = make_run(tmp_path, [row | gone | {"post_trained_referee": None} for row in ROWS])
+    page = Page.of(run.page)
+    assert "no case has a score for both editors, 0 of 6 cases compared" in page.text
+    assert "6 of 6 cases that nobody compared" in page.text
+    assert "no picture" in page.text
+
+
+# --- gallery, curves, agreement -------------------------------------------------------------------------------------
+
+
+def test_the_gallery_shows_the_worst_first_then_the_best_then_the_rest(run: Run) -> None:
+    assert case_order(run.page) == [3, 1, 0, 2, 5, 4]
+    text = Page.of(run.page).text
+    for said in ("2 of 2 cases that lost", "3 of 3 cases that gained", "1 of 1 other cases", "▼ referee −1.50"):
+        assert said in text
+    assert text.index("Got worst") < text.index("Most improved") < text.index("Drawn evenly")
+
+
+def test_reward_hacking_is_called_out(tmp_path: Path) -> None:
+    rows = [bench_row(i, EditType.SWAP, (2.0, 3.0 + i / 10), (4.0, 2.0 + i / 10)) for i in range(8)]
+    text = Page.of(make_run(tmp_path, rows).page).text
+    assert text.count("larm: the judge gained, the referee lost") == 4, "at the top, in the section and its table"
+    assert "In 8 of the 8 cases with all four values the judge’s score rose" in text
+    assert "all scores are equal" in text
+
+
+@pytest.mark.parametrize(
+    "lines", [[], [curve(0)], [curve(i, score=float("nan"), reward=float("nan")) for i in range(12)]]
+)
+def test_short_and_empty_curves_are_drawn(tmp_path: Path, lines: list[dict[str, float]]) -> None:
+    page = make_run(tmp_path, curves=lines).page
+    assert not re.search(r'"nan|nan,|,nan', page)
+    assert f"for {len(lines)} iteration" in Page.of(page).text
+
+
+def test_agreement_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(1)
+    scores, referees = rng.integers(0, 6, 40).astype(float), rng.uniform(0, 5, 40)
+    rows = [
+        bench_row(i, EditType.SWAP, (s, r), (None, r)) for i, (s, r) in enumerate(zip(scores, referees, strict=True))
+    ]
+    found = agreement(rows, "baseline")
+    assert (found.n, found.total, found.why) == (40, 40, "")
+    assert found.pearson == pytest.approx(stats.pearsonr(scores, referees).statistic)
+    assert found.spearman == pytest.approx(stats.spearmanr(scores, referees).statistic)
+    counts = heat(rows, "baseline")
+    assert sum(map(sum, counts)) == 40
+    assert [sum(line) for line in counts] == [int((scores == points).sum()) for points in range(6)]
+    assert agreement(rows, "post_trained").why == "no case with both"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "why"),
+    [
+        ([], "no case with both"),
+        ([(1.0, 2.0), (3.0, 4.0)], "only 2 cases with both"),
+        ([(1.0, 2.0), (3.0, None), (None, 3.0)], "only 1 cases with both"),
+        ([(3.0, 1.0), (3.0, 2.0), (3.0, 3.0)], "all scores are equal"),
+        ([(1.0, 2.0), (2.0, 2.0), (3.0, 2.0)], "all referee values are equal"),
+    ],
+)
+def test_a_degenerate_agreement_is_said_in_words(pairs: list[tuple[float | None, float | None]], why: str) -> None:
+    found = agreement([bench_row(i, EditType.BOKEH, pair, pair) for i, pair in enumerate(pairs)], "baseline")
+    assert (found.pearson, found.spearman, found.why) == (None, None, why)
+
+
+def test_thumbnails_are_small_pngs_and_pixels_of_small_pictures_are_kept() -> None:
+    assert thumbnail(PICTURE) is not None
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 500, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    uri = thumbnail(buffer.getvalue())
+    assert uri is not None
+    assert uri.startswith("data:image/png;base64,")
+    assert len(uri) < 30_000
+    assert thumbnail(b"no image") is None
+    assert THUMBNAIL == 128

@@ -1,0 +1,74 @@
+"""The gate refuses what would train something else than the reward."""
+
+import numpy as np
+import pytest
+import torch
+
+from training import config as configs
+from training import gate, sde
+from training.loop import TrainingCase
+from training.lora import adapter_parameters, add_adapter
+
+
+@pytest.fixture
+def ready(tiny_editor_factory):
+    editor = tiny_editor_factory()
+    add_adapter(editor.transformer, configs.tiny(), 0)
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    return editor, [TrainingCase(case_id="a", source=picture, instruction="blur the background", edit_type="bokeh")]
+
+
+def test_it_passes_and_leaves_the_editor_as_it_was(ready):
+    editor, cases = ready
+    before = [p.detach().clone() for p in adapter_parameters(editor.transformer)]
+    measured = gate.check(editor, cases, configs.tiny())
+    assert measured["ratio deviation"] < 1e-5
+    assert measured["KL gradient"] > 0
+    after = adapter_parameters(editor.transformer)
+    assert all(torch.equal(b, a) for b, a in zip(before, after, strict=True))
+
+
+def test_rounded_trajectories_are_refused(ready, monkeypatch):
+    """Latents kept in bfloat16 while log-probabilities are computed in float32 move every ratio."""
+    editor, cases = ready
+    roll_out = gate.roll_out
+
+    def rounded(*args, **kwargs):
+        trajectory = roll_out(*args, **kwargs)
+        trajectory.next_SBNC.copy_(trajectory.next_SBNC.bfloat16().float())
+        return trajectory
+
+    monkeypatch.setattr(gate, "roll_out", rounded)
+    with pytest.raises(gate.GateError, match="ratios deviate"):
+        gate.check(editor, cases, configs.tiny())
+
+
+def test_a_kl_without_gradient_is_refused(ready, monkeypatch):
+    editor, cases = ready
+    kl = sde.kl_divergence
+    monkeypatch.setattr(gate.sde, "kl_divergence", lambda policy, base: kl(policy, base).detach().requires_grad_())
+    with pytest.raises(gate.GateError, match="no gradient"):
+        gate.check(editor, cases, configs.tiny())
+
+
+def test_a_model_that_answers_differently_each_time_is_refused(ready):
+    editor, cases = ready
+    velocity = editor.velocity
+    editor.velocity = lambda x, t, c: velocity(x, t, c) + 2e-2 * torch.randn_like(x)
+    with pytest.raises(gate.GateError, match="ratios deviate"):
+        gate.check(editor, cases, configs.tiny())
+
+
+def test_an_unfrozen_base_is_refused(ready):
+    editor, cases = ready
+    next(p for p in editor.transformer.parameters() if not p.requires_grad).requires_grad_(True)
+    with pytest.raises(gate.GateError, match="trainable"):
+        gate.check(editor, cases, configs.tiny())
+
+
+def test_a_rounded_adapter_is_refused(ready):
+    editor, cases = ready
+    for parameter in adapter_parameters(editor.transformer):
+        parameter.data = parameter.data.double()
+    with pytest.raises((gate.GateError, RuntimeError)):
+        gate.check(editor, cases, configs.tiny())
