@@ -26,8 +26,10 @@ REALPREF = with_image_features(
     )
 )
 DROPPED = pa.schema(
-    [("case_id", pa.string()), ("edit_id", pa.string()), ("edit_type", pa.string())]
-    + [("reason", pa.string()), ("detail", pa.string()), ("score", pa.float64())]
+    [
+        *((name, pa.string()) for name in ("case_id", "edit_id", "edit_type", "reason", "detail")),
+        ("score", pa.float64()),
+    ]
 )
 
 

@@ -19,6 +19,10 @@ from training.rollout import generator_of
 from training.state import History, Sink, restore_training_state, training_state
 
 
+SMALLEST_AREA = 0.05
+"""A region smaller than this share of the image weighs as if it were this large."""
+
+
 class Example(Protocol):
     """One triplet."""
 
@@ -46,8 +50,8 @@ class SupervisedConfig:
     weight_decay: float = 0.01
     gradient_norm: float = 1.0
     ema_decay: float = 0.999
-    region_weight: float = 4.0
-    """What the edit changes weighs 1 + this in the loss, the rest 1: most of an edit's picture is a copy."""
+    region_weight: float = 2.0
+    """What the edit changes weighs this much in the loss as the whole picture: most of an edit's picture is a copy."""
     smallest_s: float = 0.1
     """Times are drawn evenly over [this, 1] in the sampler's own spacing; sampling hardly looks below."""
     bfloat16: bool = False
@@ -76,7 +80,10 @@ def flow_matching_loss(
     with autocast:
         velocity_BNC = editor.velocity(noisy_BNC, t_B, condition)
     error_BNC = velocity_BNC - (noise_BNC - image_BNC)
-    weight_BNC = 1 + config.region_weight * editor.latent_mask(np.stack([e.region for e in examples]))
+    region_BNC = editor.latent_mask(np.stack([e.region for e in examples]))
+    # A small object counts as much as a whole background: otherwise what is large would be learnt alone.
+    area_B11 = region_BNC.mean((1, 2), keepdim=True).clamp(min=SMALLEST_AREA)
+    weight_BNC = 1 + config.region_weight * region_BNC / area_B11
     return (weight_BNC * t_B[:, None, None] * error_BNC**2).mean()
 
 

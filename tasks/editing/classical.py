@@ -59,16 +59,17 @@ class ClassicalEditor:
     Attributes:
         cutouts: the objects that it can add and swap in.
         careful_share: of the edits made as well as it can.
-        careless_share: of the edits with two plain flaws; the rest, the ordinary ones, have one slight flaw.
+        careless_share: of the other edits, the share with two plain flaws; the rest, the ordinary ones, have one
+            slight flaw.
     """
 
     cutouts: Cutouts
     careful_share: float = 0.5
-    careless_share: float = 0.25
+    careless_share: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (self.careful_share >= 0 and self.careless_share >= 0 and self.careful_share + self.careless_share <= 1):
-            raise ValueError(f"shares {self.careful_share} and {self.careless_share}: not shares of one whole")
+        if not (0 <= self.careful_share <= 1 and 0 <= self.careless_share <= 1):
+            raise ValueError(f"shares {self.careful_share} and {self.careless_share}: not both in [0, 1]")
 
     @property
     def fingerprint(self) -> str:
@@ -79,10 +80,10 @@ class ClassicalEditor:
 
     def quality_of(self, task: EditTask) -> Quality:
         """The care that an edit is made with: drawn from its case and seed alone."""
-        drawn = _rng(task, "quality").uniform()
-        if drawn < self.careful_share:
+        careful, careless = _rng(task, "quality").uniform(size=2)
+        if careful < self.careful_share:
             return Quality.CAREFUL
-        return Quality.CARELESS if drawn < self.careful_share + self.careless_share else Quality.ORDINARY
+        return Quality.CARELESS if careless < self.careless_share else Quality.ORDINARY
 
     def _edit(self, task: EditTask) -> NDArray[np.uint8] | EditFailure:
         reason = _why_impossible(task)
@@ -166,7 +167,8 @@ def _make(task: EditTask, cutouts: Cutouts, flaws: dict[str, float]) -> Made | E
         case EditType.BOKEH:
             return done(effects.blur_background(source, subject))
         case EditType.RELIGHT:
-            assert request.light and request.tint
+            assert request.light
+            assert request.tint
             return done(effects.relight(source, effects.light_field(request.light, request.tint, *mask.shape)))
         case EditType.STYLE:
             assert request.style

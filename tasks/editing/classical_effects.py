@@ -33,10 +33,14 @@ def main_coloured(image: Image, mask: Mask) -> Alpha:
         strength = math.hypot(a, b)
         alike = (lab[..., 1] * a + lab[..., 2] * b) / np.maximum(chroma * strength, 1e-3)
         # Dark pixels have little chroma whatever their hue, so the line falls with lightness.
-        enough = _rise(chroma, 0.20 * strength * np.clip(lab[..., 0] / 50, 0.3, 1), 0.4)
+        enough = _rise(chroma, 0.20 * strength * np.clip(lab[..., 0] / 50, 0.5, 1), 0.4)
         weight = _rise(alike, 0.82, 0.12) * enough
     else:
         weight = 1 - _rise(chroma, 18, 0.5)
+        usual = float(np.median(lab[inside & (chroma < 18)][:, 0])) if (inside & (chroma < 18)).any() else 0.0
+        if usual > 40:
+            # The black parts of a light thing are its tyres, hands and letters, not its shadows.
+            weight = weight * _rise(lab[..., 0], 0.35 * usual, 0.8)
     weight = blur(weight.astype(np.float32), 0.25 * unit_of(image))
     if weight[inside].mean() < BODY_SHARE:
         return np.ones(mask.shape, np.float32)
@@ -103,7 +107,7 @@ def light_field(light: str, tint: str, height: int, width: int, strength: float 
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     low, high = LIGHT_RANGE
     full = (low + (high - low) * (0.5 + 0.5 * (across * x + down * y)))[..., None] * np.asarray(TINTS[tint], np.float32)
-    return full**strength
+    return np.asarray(full**strength, np.float32)
 
 
 def relight(image: Image, field: Image) -> Image:

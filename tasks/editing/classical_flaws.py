@@ -123,11 +123,13 @@ def _drift(picture: Image, strength: float, rng: np.random.Generator) -> Image:
 
 def _lit_from_elsewhere(made: Made, strength: float) -> Image:
     light, tint = made.request.light, made.request.tint
-    assert light and tint
-    size = made.source.shape[:2]
+    assert light
+    assert tint
+    height, width = made.source.shape[:2]
     opposite = {"left": "right", "right": "left", "above": "left"}[light]
-    right = effects.light_field(light, tint, *size, strength=1 - strength)
-    return effects.relight(made.source, right * effects.light_field(opposite, tint, *size, strength=strength))
+    right = effects.light_field(light, tint, height, width, 1 - strength)
+    wrong = effects.light_field(opposite, tint, height, width, strength)
+    return effects.relight(made.source, np.asarray(right * wrong, np.float32))
 
 
 def _lower_part(mask: Mask, share: float, unit: float) -> Alpha:

@@ -21,7 +21,7 @@ def unit_of(image: NDArray) -> float:
 
 def as_floats(pixels: NDArray[np.uint8]) -> Image:
     """Bytes to [0, 1]."""
-    return pixels.astype(np.float32) / 255
+    return np.asarray(pixels, np.float32) / np.float32(255)
 
 
 def as_bytes(image: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -31,17 +31,22 @@ def as_bytes(image: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 def luma(image: Image) -> Alpha:
     """(H, W) brightness."""
-    return image @ LUMA
+    return np.asarray(image @ LUMA, np.float32)
 
 
-def blur(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+def blur(image: NDArray[np.floating], sigma: float) -> NDArray[np.float32]:
     """Gaussian blur of (H, W) or (H, W, 3); a sigma of 0 is no blur."""
     if sigma <= 0:
-        return image
-    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+        return np.asarray(image, np.float32)
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
-def blend(first: Image, second: NDArray, weight: float | Alpha) -> Image:
+def resize(image: Image, size: tuple[int, int], how: int = cv2.INTER_AREA) -> Image:
+    """(H, W) or (H, W, C) at another size, (width, height); by area averages unless told."""
+    return np.asarray(cv2.resize(image, size, interpolation=how), np.float32)
+
+
+def blend(first: NDArray[np.floating], second: NDArray[np.floating], weight: float | NDArray[np.floating]) -> Image:
     """`first` where the weight is 0, `second` where it is 1."""
     if isinstance(weight, np.ndarray):
         weight = weight[..., None]
@@ -52,7 +57,7 @@ def distance_to(mask: Mask) -> NDArray[np.float32]:
     """(H, W) distance in pixels to the mask, 0 on it."""
     if not mask.any():
         return np.full(mask.shape, np.inf, np.float32)
-    return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
 
 
 def grow(mask: Mask, pixels: float) -> Mask:
@@ -94,7 +99,7 @@ def _guided_filter(guide: Image, values: Alpha, radius: int, eps: float) -> Alph
     """The colour guided filter: `values` as a locally linear function of the guide's three channels."""
 
     def mean(array: NDArray[np.float32]) -> NDArray[np.float32]:
-        return cv2.blur(array, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
+        return np.asarray(cv2.blur(array, (2 * radius + 1,) * 2, borderType=cv2.BORDER_REFLECT), np.float32)
 
     centre, level = mean(guide), mean(values)
     products = np.stack([guide[..., i] * guide[..., j] for i, j in _PAIRS], -1)

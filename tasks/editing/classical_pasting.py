@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.editing.classical_matting import Alpha, Image, Mask, as_floats, blend, blur, unit_of
+from tasks.editing.classical_matting import Alpha, Image, Mask, as_floats, blend, blur, resize, unit_of
 
 SMALLEST_SHARE = 0.035
 """Of the picture's area that an added object covers: a mouse beside a bus would otherwise not be seen."""
@@ -47,8 +47,8 @@ def place(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], shape: tuple[int, in
     # Lanczos would ring at the cut edge; area averaging makes a cubic enlargement blocky.
     shrinking = height < alpha.shape[0]
     how = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
-    small_rgb = np.clip(cv2.resize(as_floats(rgb), (width, height), interpolation=how), 0, 1)
-    small_alpha = np.clip(cv2.resize(as_floats(alpha), (width, height), interpolation=how), 0, 1)
+    small_rgb = np.clip(resize(as_floats(rgb), (width, height), how), 0, 1)
+    small_alpha = np.clip(resize(as_floats(alpha), (width, height), how), 0, 1)
     colours, opacity = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
     rows, columns = slice(max(top, 0), min(top + height, shape[0])), slice(max(left, 0), min(left + width, shape[1]))
     cut = (

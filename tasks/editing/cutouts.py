@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.records import identity
-from tasks.editing.classical_matting import as_bytes, as_floats, clean_colours, matte, unit_of
+from tasks.editing.classical_matting import as_bytes, as_floats, clean_colours, matte, resize, unit_of
 
 PER_CATEGORY = 8
 """How many objects of a category are kept, the best ones."""
@@ -132,11 +132,11 @@ def _cut(source: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Cutout:
     image = as_floats(source[box])
     alpha = matte(image, mask[box], unit_of(mask))
     rgb = clean_colours(image, alpha, unit_of(mask))
-    scale = min(1.0, LARGEST_SIDE / max(alpha.shape))
-    if scale < 1:
-        size = (max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale)))
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-        alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
     y, x, height, width = _box(alpha > 0.02)
     tight = (slice(y, y + height), slice(x, x + width))
-    return Cutout(rgb=as_bytes(rgb[tight]), alpha=as_bytes(alpha[tight]))
+    rgb, alpha = rgb[tight], alpha[tight]
+    scale = min(1.0, LARGEST_SIDE / max(height, width))
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        rgb, alpha = resize(rgb, size), resize(alpha, size)
+    return Cutout(rgb=as_bytes(rgb), alpha=as_bytes(alpha))

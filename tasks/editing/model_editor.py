@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from storage.records import identity
 from tasks.editing.interface import EditFailure, EditTask
 from training.editors.interface import TrainableEditor
+from training.lanes import default_lanes, one_thread_per_operation
 from training.rollout import generate, generator_of
 
 
@@ -47,9 +48,9 @@ class ModelEditor:
         return results
 
     def _edit_batch(self, tasks: Sequence[EditTask]) -> list[NDArray[np.uint8]]:
-        with torch.no_grad():
+        with torch.no_grad(), one_thread_per_operation():
             condition = self.model.encode([t.source for t in tasks], [t.instruction for t in tasks])
             shape, device = condition.source_BNC.shape[1:], condition.source_BNC.device
             noise = [torch.randn(shape, generator=generator_of(task.seed, 4)) for task in tasks]
-            latents = generate(self.model, condition, self.num_steps, torch.stack(noise).to(device))
+            latents = generate(self.model, condition, self.num_steps, torch.stack(noise).to(device), default_lanes())
             return self.model.decode(latents, condition)

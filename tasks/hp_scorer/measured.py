@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from storage.records import EditType, identity
+from tasks.hp_scorer.case import Case, Recogniser, Sighting
 from tasks.hp_scorer.contract import BEST, EditTriplet, Judgement, Outcome
 from tasks.hp_scorer.measurements import Measured
-from tasks.hp_scorer.questions import GENERIC, QUESTIONS, Case, Question, Recogniser, Sighting
+from tasks.hp_scorer.questions import GENERIC, QUESTIONS, Question
 
 LARGEST_SIDE = 256
 """Larger pictures are measured at this size: it bounds the cost, and grain of single pixels is not what people see."""

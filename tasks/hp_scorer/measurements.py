@@ -163,13 +163,39 @@ def same_hue(image: Image, colour: NDArray[np.float64]) -> Mask:
 
 
 def mosaic(image: Image, unit: float) -> Image:
-    """Squares of four units, each of one colour; a rest at the right or lower edge stays as it is."""
-    block: int = max(1, round(4 * unit))
-    height, width = image.shape[0] // block * block, image.shape[1] // block * block
-    squares = image[:height, :width].reshape(height // block, block, width // block, block, 3).mean((1, 3))
-    drawn = image.copy()
-    drawn[:height, :width] = squares.repeat(block, 0).repeat(block, 1)
-    return drawn
+    """Squares of four units, each of one colour; edges are rounded one by one, so the grid is that of any size."""
+    edges = [np.rint(np.arange(0, size, 4 * unit)).astype(int) for size in image.shape[:2]]
+    edges = [np.unique(edge[edge < size]) for edge, size in zip(edges, image.shape[:2], strict=True)]
+    sides = [np.diff(np.append(edge, size)) for edge, size in zip(edges, image.shape[:2], strict=True)]
+    sums = np.add.reduceat(np.add.reduceat(image, edges[0], axis=0), edges[1], axis=1)
+    means = sums / (sides[0][:, None] * sides[1][None, :])[..., None]
+    return means.repeat(sides[0], 0).repeat(sides[1], 1)
+
+
+def structure_left(edited: Image, old: Image, where: Mask, unit: float) -> float:
+    """How much of an old picture's fine structure is still there, in [0, 1], without knowing what is behind it.
+
+    Local regression of the edited picture's fine structure on the old one's, weighted by how much there was.
+    """
+    before, after = (image - soften(image, 2 * unit) for image in (old, edited))
+    weight = where[..., None].astype(float)
+    energy, joint = (before**2 * weight).sum(2), (before * after * weight).sum(2)
+    local = np.clip(soften(joint, 3 * unit) / (soften(energy, 3 * unit) + 1e-6), 0, 1)
+    shares = [
+        float((local * energy)[band].sum() / energy[band].sum())
+        for band in bands(where, 4)
+        if energy[band].sum() > 1e-4 * band.sum()
+    ]
+    return worst_and_mean(shares)
+
+
+def largest_part(mask: Mask, prefer: Mask) -> Mask:
+    """The connected part of a mask that covers most of a preferred region, its holes filled."""
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        return mask
+    sizes = ndimage.sum(prefer, labels, range(1, count + 1))
+    return ndimage.binary_fill_holes(labels == 1 + int(np.argmax(sizes)))
 
 
 def correlation(first: Image, second: Image, where: Mask) -> float:

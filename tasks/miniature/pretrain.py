@@ -68,12 +68,17 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=7)
     parser.add_argument("--token", type=int, default=16)
+    parser.add_argument("--hd", type=int, default=32)
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
     editor = MiniatureEditor(
         MiniatureConfig(
-            words=words(CATEGORIES), num_layers=arguments.layers, num_heads=arguments.heads, token_size=arguments.token
+            words=words(CATEGORIES),
+            num_layers=arguments.layers,
+            num_heads=arguments.heads,
+            token_size=arguments.token,
+            head_dim=arguments.hd,
         )
     )
     editor.to("cuda" if torch.cuda.is_available() else "cpu")
