@@ -16,7 +16,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tasks.miniature.sprite_art import SPRITES, Part
+from tasks.miniature.sprite_art import SPRITES
+from tasks.miniature.sprite_parts import Part
 
 SUPERSAMPLING = 8
 
