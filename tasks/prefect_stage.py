@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from prefect import get_run_logger, task
+from prefect import Task, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
@@ -70,8 +70,12 @@ def run_stage(stage: Stage, options: RunOptions) -> ArtifactRef:
                 bar.update(count)
 
         def each(work: Callable[[str], ShardResult], shards: list[str]) -> Iterable[ShardResult]:
-            run_shard = task(
-                work, name=f"{stage.name}-shard", task_run_name="{shard}", cache_policy=NO_CACHE, persist_result=False
+            run_shard = Task(
+                fn=work,
+                name=f"{stage.name}-shard",
+                task_run_name="{shard}",
+                cache_policy=NO_CACHE,
+                persist_result=False,
             )
             return [run_shard(shard) for shard in shards]
 

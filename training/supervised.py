@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from training.editors.interface import Pixels, TrainableEditor
 from training.lanes import map_lanes
 from training.rollout import generator_of
 from training.state import History, Sink, restore_training_state, training_state
-
 
 SMALLEST_AREA = 0.05
 """A region smaller than this share of the image weighs as if it were this large."""
@@ -45,8 +43,11 @@ class SupervisedConfig:
     """How supervised training runs."""
 
     steps: int
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.2e-3
     warmup_steps: int = 200
+    decay_share: float = 0.2
+    """The learning rate falls over this share of the steps, at the end. Until then it is constant, so that a run may
+    still be made longer or shorter."""
     weight_decay: float = 0.01
     gradient_norm: float = 1.0
     ema_decay: float = 0.999
@@ -164,6 +165,6 @@ def train_supervised(
 
 
 def _schedule(step: int, config: SupervisedConfig) -> float:
-    """Linear warm-up, then a half cosine to 2 %."""
-    warm = min(1.0, (step + 1) / config.warmup_steps)
-    return warm * (0.51 + 0.49 * math.cos(math.pi * step / config.steps))
+    """Linear warm-up, constant, linear fall to zero."""
+    left = (config.steps - step) / max(1.0, config.decay_share * config.steps)
+    return min(1.0, (step + 1) / config.warmup_steps, left)

@@ -147,7 +147,7 @@ def distance_to_shades(image: Image, colour: NDArray[np.float64]) -> Image:
 
 def _distance_to_line(image: Image, start: NDArray[np.float64], stop: NDArray[np.float64]) -> Image:
     along = stop - start
-    position = np.clip((image - start) @ along / max(along @ along, 1e-9), 0, 1)
+    position = np.clip((image - start) @ along / max(float(along @ along), 1e-9), 0, 1)
     return np.linalg.norm(image - (start + position[..., None] * along), axis=-1)
 
 

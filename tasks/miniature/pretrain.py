@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from storage.records import EditType
 from tasks.collection.instructions import words
 from tasks.miniature.editor import WEIGHTS
 from tasks.miniature.examples import Example, make_example
@@ -29,6 +30,10 @@ from training.supervised import SupervisedConfig, train_supervised
 
 PRETRAINING_SEED = 1_000_003
 """The world that the editor learns from; no run evaluates on it."""
+
+HARD = (EditType.ADDITION, EditType.REMOVAL, EditType.SWAP, EditType.COLOUR)
+"""What has to be drawn rather than adjusted is seen more often."""
+HARD_SHARE = 2.0
 
 
 def make_pool(count: int, processes: int) -> list[Example]:
@@ -48,9 +53,11 @@ def _make_chunk(indices: range) -> list[Example]:
 
 def batches(pool: Sequence[Example], batch_size: int, seed: int, first_step: int) -> Iterator[list[Example]]:
     """Endless batches, each a pure function of (seed, step)."""
+    shares = np.array([HARD_SHARE if example.edit_type in HARD else 1.0 for example in pool])
+    shares /= shares.sum()
     step = first_step
     while True:
-        chosen = np.random.default_rng([seed, step]).integers(len(pool), size=batch_size)
+        chosen = np.random.default_rng([seed, step]).choice(len(pool), size=batch_size, p=shares)
         yield [pool[i] for i in chosen]
         step += 1
 
@@ -60,31 +67,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the editor is written (%(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="checkpoints (%(default)s)")
-    parser.add_argument("--steps", type=int, default=40_000)
+    parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--examples", type=int, default=65_536, help="size of the pool")
     parser.add_argument("--lanes", type=int, default=default_lanes(), help="threads (%(default)s)")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--heads", type=int, default=7)
-    parser.add_argument("--token", type=int, default=16)
-    parser.add_argument("--hd", type=int, default=32)
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
-    editor = MiniatureEditor(
-        MiniatureConfig(
-            words=words(CATEGORIES),
-            num_layers=arguments.layers,
-            num_heads=arguments.heads,
-            token_size=arguments.token,
-            head_dim=arguments.hd,
-        )
-    )
+    editor = MiniatureEditor(MiniatureConfig(words=words(CATEGORIES)))
     editor.to("cuda" if torch.cuda.is_available() else "cpu")
     parameters = editor.parameters()
     print(f"{sum(p.numel() for p in parameters) / 1e6:.1f} M parameters")
-    config = SupervisedConfig(steps=arguments.steps, learning_rate=arguments.learning_rate, bfloat16=True)
+    config = SupervisedConfig(steps=arguments.steps, bfloat16=True)
     pool = make_pool(arguments.examples, arguments.lanes)
     sink = FolderSink(arguments.work)
     saved = sink.load()

@@ -39,9 +39,9 @@ class MiniatureConfig:
 
     words: tuple[str, ...]
     """The words it knows, in the order of their rows in the table; all others are one unknown word."""
-    num_layers: int = 4
-    num_heads: int = 7
-    head_dim: int = 32
+    num_layers: int = 5
+    num_heads: int = 4
+    head_dim: int = 48
     text_dim: int = 96
     token_size: int = 16
     """Pixels per side of an image token."""
