@@ -55,12 +55,26 @@ def test_the_judge_agrees_with_the_referee(rungs):
     assert np.corrcoef(pairs.T)[0, 1] > 0.65
 
 
-@pytest.mark.parametrize("edit_type", EditType)
-def test_a_mere_blur_improves_nothing_for_the_referee(edit_type):
-    for rung in ladder(edit_type, 4):
-        blurred = to_bytes(ndimage.gaussian_filter(rung.picture / 255, (0.7, 0.7, 0)))
-        example = rung.example
-        assert referee_score(example.scene, edit_type, example.request, blurred) <= rung.referee + 0.1
+def test_a_mere_blur_improves_nothing_for_the_referee():
+    """A picture that is smoother than its target must not pass for a cleaner one, or blurring would be learnt.
+
+    Bokeh is the exception, being a blur: there blurring finishes what was left undone. And an object that still stands
+    is a little less there when blurred: that is worth next to nothing, and must stay so.
+    """
+    scores = {}
+    for edit_type in EditType:
+        for rung in ladder(edit_type, 4):
+            example = rung.example
+            blurred = to_bytes(ndimage.gaussian_filter(rung.picture / 255, (0.7, 0.7, 0)))
+            after = referee_score(example.scene, edit_type, example.request, blurred)
+            scores.setdefault((edit_type, rung.sloppiness, rung.strength), []).append((rung.referee, after))
+    means = {rung: np.mean(pairs, axis=0) for rung, pairs in scores.items()}
+    for (edit_type, kind, strength), (before, after) in means.items():
+        if edit_type != EditType.BOKEH:
+            assert after <= before + 0.05 if before > 1 else after < 1.2, (edit_type, kind, strength, before, after)
+        if kind == "clean":
+            assert after <= before
+    assert np.mean([after - before for before, after in means.values()]) < -0.2
 
 
 def test_what_the_instruction_leaves_open_is_left_open():
