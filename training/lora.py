@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,13 +75,27 @@ def adapter_bytes(transformer: Transformer, state: dict[str, Tensor]) -> bytes:
     """
     from diffusers import QwenImageEditPlusPipeline  # takes seconds to import; only saving needs it
 
+    metadata = transformer.peft_config["default"].to_dict()
     with tempfile.TemporaryDirectory() as folder:
         QwenImageEditPlusPipeline.save_lora_weights(
             save_directory=folder,
             transformer_lora_layers=state,
-            transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
+            transformer_lora_adapter_metadata={
+                name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()
+            },
         )
-        return (Path(folder) / WEIGHTS_FILE).read_bytes()
+        return _with_sorted_header((Path(folder) / WEIGHTS_FILE).read_bytes())
+
+
+def _with_sorted_header(data: bytes) -> bytes:
+    """The same safetensors file with its header's keys in order: the library writes them in a new order every time.
+
+    Equal adapters then are equal files, and files are named by their content.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def load_adapter(transformer: Transformer, data: bytes) -> None:

@@ -53,6 +53,13 @@ def test_the_file_is_one_of_diffusers(trained):
     assert {value.dtype for value in state.values()} == {torch.float32}
 
 
+def test_equal_adapters_are_equal_files(trained):
+    """Two processes must agree: sets and hash maps have another order in each."""
+    state = adapter_state(trained.transformer)
+    files = {adapter_bytes(trained.transformer, dict(reversed(state.items()) if i % 2 else state)) for i in range(4)}
+    assert len(files) == 1
+
+
 def test_a_fresh_adapter_changes_nothing(tiny_editor_factory):
     editor = tiny_editor_factory()
     before = velocity(editor)
