@@ -43,7 +43,7 @@ class SupervisedConfig:
     """How supervised training runs."""
 
     steps: int
-    learning_rate: float = 1.2e-3
+    learning_rate: float = 1.5e-3
     warmup_steps: int = 200
     decay_share: float = 0.2
     """The learning rate falls over this share of the steps, at the end. Until then it is constant, so that a run may

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from storage.records import EditType, Request
 from tasks.collection.vocabulary import BACKGROUNDS, COLOURS, LIGHTS, PLACES, STYLES, TINTS
 
-FREE_WIDTH = 0.375
+FREE_WIDTH = 0.5
 """An object is added only on a side where this share of the image's width lies free beside the subject."""
 DIFFERENT_COLOUR = 0.30
 """A recolouring asks only for colours at least this far (Euclidean, sRGB) from the subject's median colour."""

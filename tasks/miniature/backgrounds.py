@@ -162,7 +162,7 @@ _PAINTERS: dict[str, Callable[[_Grid, _Grid, _Dice], Image]] = {
     "city": _city,
 }
 KINDS = tuple(_PAINTERS)
-VARIATIONS = 4
+VARIATIONS = 2
 """Values that each property of a background can take."""
 assert set(BACKGROUNDS) <= set(KINDS)
 

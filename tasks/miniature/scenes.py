@@ -15,7 +15,7 @@ from tasks.miniature.sprites import CATEGORIES, sprite_layers
 SIZE = 64
 """Height and width of a scene, in pixels."""
 SUBJECT_SIZES = (24, 32)
-GRID = 8
+GRID = 16
 """Subjects stand on a grid of this many pixels: it keeps the world small enough for a small editor to learn."""
 
 Mask = NDArray[np.float64]
@@ -71,7 +71,7 @@ def make_scene(seed: int, index: int) -> Scene:
     category = CATEGORIES[rng_of(seed, turn, 2).permutation(len(CATEGORIES))[position]]
     size = int(rng.choice(SUBJECT_SIZES))
     left = int(rng.choice(np.arange(0, SIZE - size + 1, GRID)))
-    bottom = int(rng.choice((48, 56, 64)))
+    bottom = int(rng.choice((48, 64)))
     return Scene(
         seed=seed,
         index=index,

@@ -15,8 +15,8 @@ from tasks.miniature.scenes import SIZE, Placement, Scene, background_of, covera
 from tasks.miniature.sprite_art import SPRITES
 
 ADDED_SIZE = 24
-ADDED_CENTRES = {"left": 12, "right": 52}
-ADDED_BOTTOM = 56
+ADDED_CENTRES = {"left": 12, "right": 44}
+ADDED_BOTTOM = 64
 BOKEH_SIGMA = 2.5
 """Blur of the background, in pixels of a 64-pixel scene."""
 LIGHT_RANGE = (0.45, 1.35)
