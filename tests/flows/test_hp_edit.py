@@ -1,0 +1,140 @@
+"""The whole chain through a real Prefect server, tiny: every stage, the report, and a second run that does nothing."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ParameterTypeError
+
+from flows.collect_cases import Source, collect_cases
+from flows.hp_edit import hp_edit
+from storage.records import EditType
+from storage.store import VersionNotFoundError
+from tasks.build_realpref import BuildConfig
+from tasks.prefect_stage import RunOptions
+from tasks.report import write_report
+from tasks.sizes import miniature
+from training import config as training
+
+pytestmark = pytest.mark.prefect
+ARTIFACTS = ["cases", "edits", "scores", "realpref", "adapter", "benchmark"]
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hp-edit")
+    return RunOptions(store=str(folder / "store"), scratch=str(folder / "scratch"))
+
+
+@pytest.fixture(scope="module")
+def config():
+    full = miniature(3)
+    return full.model_copy(
+        update={
+            "collect": full.collect.model_copy(update={"train_per_edit_type": 2, "bench_per_edit_type": 2}),
+            # So few edits may all be good: then nothing hard would be left to train on.
+            "build": BuildConfig(drop_full=False),
+            "train": full.train.model_copy(update={"grpo": replace(training.tiny(), seed=3)}),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def refs(prefect_server, options, config):
+    return hp_edit(Source(world=3, scenes=48), config, options)
+
+
+def test_every_stage_makes_its_artifact(refs, options):
+    assert list(refs) == ARTIFACTS
+    assert not any(ref.reused for ref in refs.values())
+    store = options.open_store()
+    benchmark = store.version("benchmark", refs["benchmark"].version)
+    assert {f"{v.artifact}" for v in store.ancestors(benchmark)} >= set(ARTIFACTS)
+    assert benchmark.manifest.rows("samples") == 16
+    assert set(benchmark.manifest.statistics["referee"]["per_edit_type"]) == set(EditType)
+
+
+def test_nothing_changed_nothing_done(refs, options, config):
+    again = hp_edit(Source(world=3, scenes=48), config, options)
+    assert all(ref.reused for ref in again.values())
+    assert {n: r.version for n, r in again.items()} == {n: r.version for n, r in refs.items()}
+
+
+def test_one_stage_alone_on_another_version(refs, options):
+    from flows.build_realpref import build_realpref
+
+    built = build_realpref(f"scores@v{refs['scores'].version}", BuildConfig(), options)
+    assert built.version == refs["realpref"].version + 1
+    with pytest.raises(VersionNotFoundError, match="scores@v9"):
+        build_realpref("scores@v9", BuildConfig(), options)
+
+
+def test_train_and_bench_share_no_scene(refs, options):
+    cases = options.open_store().version("cases", refs["cases"].version)
+    train, bench = (set(cases.table(split)["source_id"].to_pylist()) for split in ("train", "bench"))
+    assert train
+    assert bench
+    assert not train & bench
+
+
+def test_the_pages_are_in_prefect(refs):
+    with get_client(sync_client=True) as client:
+        pages = client.request("POST", "/artifacts/latest/filter", json={}).json()
+    by_key = {page["key"]: page for page in pages}
+    assert set(ARTIFACTS) <= set(by_key)
+    page = by_key["adapter"]["data"]
+    assert "```mermaid" in page
+    assert re.search(r"\[realpref@v1\]\(http://127\.0\.0\.1:\d+/v2/runs/flow-run/[0-9a-f-]{36}\)", page)
+    assert "data:image/png;base64," in by_key["realpref"]["data"]
+
+
+def test_the_report_stands_by_itself(refs, options, tmp_path):
+    summary = write_report(
+        options.open_store(), refs, tmp_path, seed=3, seconds=12.0, peak_memory_mb=900.0, ui_hint="make ui"
+    )
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert summary["referee"]["n"] == 16
+    assert list(summary["versions"]) == ARTIFACTS
+    assert set(summary["stages"]) == {
+        "collect-cases",
+        "edit-baseline",
+        "rate-edits",
+        "build-realpref",
+        "post-train",
+        "benchmark",
+    }
+    samples = pq.read_table(summary["samples"]).to_pylist()
+    gains = [row["post_trained_referee"] - row["baseline_referee"] for row in samples]
+    assert sum(gains) / 16 == pytest.approx(summary["referee"]["gain"], abs=1e-3)
+    page = (tmp_path / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", page), "the report must open without a network"
+    assert "make ui" in page
+
+
+def test_the_way_back_to_the_data_in_the_docs_works(refs, options, monkeypatch, tmp_path):
+    """The Python block of docs/stages.md, run as it stands there."""
+    text = (Path(__file__).parents[2] / "docs" / "stages.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "store").symlink_to(options.store)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    names: dict = {}
+    exec(block, names)
+    row = names["rows"][0]
+    assert row["source"].size == (64, 64)
+    assert row["edited"].size == (64, 64)
+
+
+def test_a_misspelt_key_is_named(prefect_server, options):
+    with pytest.raises(ParameterTypeError, match="bench_per_edit_typ: Extra inputs"):
+        collect_cases(Source(scenes=8), {"bench_per_edit_typ": 3}, options)
+
+
+def test_a_folder_without_annotations_is_a_clear_error(prefect_server, options, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"instances\.json"):
+        collect_cases(Source(folder=str(tmp_path)), options=options)
