@@ -1,5 +1,6 @@
 """The data side on real photographs: nothing lost, everything counted, every edit type both kept and dropped."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -17,12 +18,32 @@ PER_EDIT_TYPE = 12
 
 
 @pytest.fixture(scope="module")
-def versions(prefect_server, photographs, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photographs")
-    options = RunOptions(store=str(folder / "store"), scratch=str(folder / "scratch"))
+def folder(photographs, tmp_path_factory):
+    """The photographs with five troubles: three that may not be changed, one that is missing, one cut short."""
+    folder = tmp_path_factory.mktemp("troubled")
+    (folder / "annotations").mkdir()
+    (folder / "images").mkdir()
+    content = json.loads((photographs / "annotations" / "instances.json").read_text())
+    content["licenses"].append({"id": 99, "name": "Attribution-NoDerivs License", "url": "http://x/by-nd/2.0/"})
+    for number, image in enumerate(content["images"]):
+        original, here = photographs / "images" / image["file_name"], folder / "images" / image["file_name"]
+        if number < 3:
+            image["license"] = 99
+        if number == 4:
+            here.write_bytes(original.read_bytes()[:5000])
+        elif number != 3:
+            here.symlink_to(original)
+    (folder / "annotations" / "instances.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def versions(folder, prefect_server, tmp_path_factory):
+    here = tmp_path_factory.mktemp("photographs")
+    options = RunOptions(store=str(here / "store"), scratch=str(here / "scratch"))
     full = photographs_config()
     collect = full.collect.model_copy(update={"train_per_edit_type": PER_EDIT_TYPE, "bench_per_edit_type": 2})
-    refs = nightly_rebuild(Source(folder=str(photographs)), full.model_copy(update={"collect": collect}), options)
+    refs = nightly_rebuild(Source(folder=str(folder)), full.model_copy(update={"collect": collect}), options)
     store = options.open_store()
     return {name: store.version(ref.artifact, ref.version) for name, ref in refs.items()}
 
@@ -39,7 +60,7 @@ def test_every_case_is_kept_or_dropped_for_a_reason(versions):
 def test_every_edit_type_has_hard_cases_and_full_scores(versions):
     for edit_type, row in versions["realpref"].manifest.statistics["per_edit_type"].items():
         assert row["kept"] > 0, edit_type
-        assert row["dropped"].get("full_score", 0) > 0, edit_type
+        assert row["dropped"].get("full score", 0) > 0, edit_type
     assert set(versions["realpref"].manifest.statistics["per_edit_type"]) == set(EditType)
 
 
@@ -53,7 +74,20 @@ def test_licences_go_with_the_cases(versions):
     rows = versions["realpref"].table("train", ["licence", "licence_url", "origin_url"]).to_pylist()
     assert all(row["licence"] and row["licence_url"] for row in rows)
     assert not any("NoDerivs" in row["licence"] for row in rows)
-    assert any("deriv" in reason.lower() for reason in versions["cases"].manifest.statistics["left_out"])
+
+
+def test_what_cannot_be_used_is_refused_by_reason(versions, folder):
+    rejected = versions["cases"].table("rejected").to_pylist()
+    content = json.loads((folder / "annotations" / "instances.json").read_text())
+    names = [image["file_name"] for image in content["images"][:5]]
+    reasons = {row["detail"].split(":")[0]: row["reason"] for row in rejected if row["detail"].split(":")[0] in names}
+    assert [reasons[name] for name in names] == [
+        *["licence forbids derivatives"] * 3,
+        "image missing",
+        "image unreadable",
+    ]
+    left_out = versions["cases"].manifest.statistics["left_out"]
+    assert left_out["licence forbids derivatives"] >= 3
 
 
 def test_the_shards_open_with_datasets(versions, tmp_path):

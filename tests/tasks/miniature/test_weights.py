@@ -29,7 +29,7 @@ def test_they_are_small_and_safe():
 
 @pytest.mark.slow
 def test_the_editor_is_strong_but_imperfect():
-    """As the paper's baseline, whose mean is 4.47: full scores are common, and there is something to learn everywhere."""
+    """As the paper's baseline, whose mean is 4.47: full scores are common, and each edit type has hard ones."""
     from tasks.editing.interface import EditTask
     from tasks.editing.model_editor import ModelEditor
 
