@@ -105,7 +105,8 @@ class CollectCases(Stage):
             tables[split] = []
             count: Counter[str] = Counter()
             categories: Counter[str] = Counter()
-            for start in range(0, len(chosen), CASES_PER_FILE):
+            # At least one file, so that even an empty split is a table.
+            for start in range(0, max(len(chosen), 1), CASES_PER_FILE):
                 cases = [self._case(c, images[c.image_id], split) for c in chosen[start : start + CASES_PER_FILE]]
                 new = [case for case in cases if case.case_id not in seen]
                 reasons["the same case twice"] += len(cases) - len(new)
@@ -119,6 +120,9 @@ class CollectCases(Stage):
                 "shortfall": {t: wanted - count[t] for t in EditType if count[t] < wanted},
                 "per_category": dict(sorted(categories.items())),
             }
+        if not seen:
+            why = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()) if n)
+            raise CocoError(f"{self.dataset.folder}: not one case could be made of {len(images)} images: {why}")
         statistics["left_out"] = dict(sorted((reason, n) for reason, n in reasons.items() if n))
         return Result({**tables, "rejected": rejected}, statistics)
 
