@@ -21,6 +21,7 @@ from tasks.sizes import miniature
 from training import config as training
 
 pytestmark = pytest.mark.prefect
+ROOT = Path(__file__).parents[2]
 ARTIFACTS = ["cases", "edits", "scores", "realpref", "adapter", "benchmark"]
 
 
@@ -117,7 +118,7 @@ def test_the_report_stands_by_itself(refs, options, tmp_path):
 
 def test_the_way_back_to_the_data_in_the_docs_works(refs, options, monkeypatch, tmp_path):
     """The Python block of docs/stages.md, run as it stands there."""
-    text = (Path(__file__).parents[2] / "docs" / "stages.md").read_text()
+    text = (ROOT / "docs" / "stages.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "store").symlink_to(options.store)
@@ -128,6 +129,20 @@ def test_the_way_back_to_the_data_in_the_docs_works(refs, options, monkeypatch, 
     row = names["rows"][0]
     assert row["source"].size == (64, 64)
     assert row["edited"].size == (64, 64)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_notebooks_run(refs, options, monkeypatch, tmp_path, path):
+    """Every cell, in order, on the versions of this run."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "store").symlink_to(options.store)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"], "committed without outputs"
+            exec("".join(cell["source"]), names)
+    assert len(names["rows"]) == 16
 
 
 def test_a_misspelt_key_is_named(prefect_server, options):
