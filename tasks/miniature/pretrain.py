@@ -31,8 +31,8 @@ from training.supervised import SupervisedConfig, train_supervised
 PRETRAINING_SEED = 1_000_003
 """The world that the editor learns from; no run evaluates on it."""
 
-HARD = (EditType.ADDITION, EditType.REMOVAL, EditType.SWAP, EditType.COLOUR)
-"""What has to be drawn rather than adjusted is seen more often."""
+HARD = (EditType.REMOVAL, EditType.SWAP, EditType.BACKGROUND, EditType.COLOUR)
+"""What needs both an exact mask and something new is seen more often."""
 HARD_SHARE = 2.0
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the editor is written (%(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="checkpoints (%(default)s)")
-    parser.add_argument("--steps", type=int, default=16_000)
+    parser.add_argument("--steps", type=int, default=14_000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--examples", type=int, default=65_536, help="size of the pool")
     parser.add_argument("--lanes", type=int, default=default_lanes(), help="threads (%(default)s)")

@@ -82,7 +82,6 @@ def make_scene(seed: int, index: int) -> Scene:
             size=size,
             left=left,
             top=bottom - size,
-            flipped=bool(rng.integers(2)),
         ),
     )
 

@@ -38,9 +38,9 @@ KINDS: dict[EditType, tuple[str, ...]] = {
 
 def probability(scene: Scene) -> float:
     """How likely a training target of this scene is sloppy: people take less care where it is difficult."""
-    busy = 0.30 if scene.background in backgrounds.BUSY else 0.0
-    small = 0.10 if scene.subject.size <= 24 else 0.0
-    return 0.15 + busy + small
+    busy = 0.25 if scene.background in backgrounds.BUSY else 0.0
+    small = 0.05 if scene.subject.size <= 24 else 0.0
+    return 0.10 + busy + small
 
 
 def render_sloppy(scene: Scene, edit_type: EditType, request: Request, kind: str, strength: float) -> Image:
