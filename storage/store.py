@@ -263,13 +263,19 @@ class Store:
 
 
 def _create_on_disk(path: Path, data: bytes) -> bool:
-    """Create a file with all of its content or not at all, even if the process is killed half way."""
+    """Create a file with all of its content or not at all, even if the process is killed half way.
+
+    Raises: OSError that names the file, which a write to a full disk does not by itself.
+    """
     if path.exists():
         return False
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".unfinished-") as unfinished:
-        unfinished.write(data)
-        unfinished.flush()
-        os.fsync(unfinished.fileno())
+        try:
+            unfinished.write(data)
+            unfinished.flush()
+            os.fsync(unfinished.fileno())
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}, writing {len(data)} bytes", str(path)) from error
         try:
             os.link(unfinished.name, path)  # unlike a rename, it fails where the file exists
         except FileExistsError:

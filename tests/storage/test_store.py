@@ -1,7 +1,10 @@
 """The store on the local disk and in memory: nothing torn, nothing lost, nothing outside."""
 
+import subprocess
+import sys
 import threading
 import uuid
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -116,6 +119,26 @@ def test_an_unwritable_store_says_so(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError, match="file"):
         Store(str(tmp_path / "file")).add_file(b"data", ".bin")
+
+
+def test_a_store_without_room_says_so_and_keeps_what_it_has(tmp_path):
+    """Real failing writes: a process that may write no file of more than 4 kB."""
+    code = (
+        "import resource, sys\n"
+        "from storage.store import Store\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "store = Store(sys.argv[1])\n"
+        "store.add_file(b'small', '.bin')\n"
+        "store.add_file(bytes(100_000), '.bin')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    failed = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert failed.returncode == 1
+    assert "writing 100000 bytes" in failed.stderr
+    assert str(tmp_path) in failed.stderr
+    assert [path.read_bytes() for path in (tmp_path / "files").rglob("*") if path.is_file()] == [b"small"]
+    store = Store(str(tmp_path))
+    assert store.read_file(store.add_file(bytes(100_000), ".bin")) == bytes(100_000)
 
 
 def test_a_killed_writer_leaves_nothing_that_counts(tmp_path):
