@@ -31,9 +31,9 @@ from training.supervised import SupervisedConfig, train_supervised
 PRETRAINING_SEED = 1_000_003
 """The world that the editor learns from; no run evaluates on it."""
 
-HARD = (EditType.REMOVAL, EditType.SWAP, EditType.BACKGROUND, EditType.COLOUR)
-"""What needs both an exact mask and something new is seen more often."""
-HARD_SHARE = 2.0
+EASY = (EditType.BOKEH, EditType.RELIGHT, EditType.STYLE)
+"""What changes the look of things, and need not draw anything new, is seen less often."""
+EASY_SHARE = 0.5
 
 
 def make_pool(count: int, processes: int) -> list[Example]:
@@ -53,7 +53,7 @@ def _make_chunk(indices: range) -> list[Example]:
 
 def batches(pool: Sequence[Example], batch_size: int, seed: int, first_step: int) -> Iterator[list[Example]]:
     """Endless batches, each a pure function of (seed, step)."""
-    shares = np.array([HARD_SHARE if example.edit_type in HARD else 1.0 for example in pool])
+    shares = np.array([EASY_SHARE if example.edit_type in EASY else 1.0 for example in pool])
     shares /= shares.sum()
     step = first_step
     while True:

@@ -5,8 +5,9 @@ sequence. Three things let minutes of training on a small computer do what takes
 
 - The network predicts the clean image, and the velocity follows, v = (x_t - x_0) / t. A narrow network cannot carry a
   patch of 768 independent noise values through some 200 channels, but it can carry a picture.
-- It predicts the image as a change of the source: a mask over its pixels, a filter of its frequencies, and something
-  new, x_0 = source + mask * source + filter * source + new. What is not to be edited then needs nothing to be learnt.
+- It predicts the image as a change of the source: a mask over its pixels, a filter of its frequencies, one colour to
+  paint a shape with, and something new, x_0 = source + mask * source + filter * source + shape * colour + new. What is
+  not to be edited then needs nothing to be learnt, and a shape learnt in one colour is known in all.
 - Every noisy token also sees the source's token of its own place, which attention would have to learn to look up.
 """
 
@@ -155,15 +156,19 @@ class MiniatureEditor:
             img_shapes=[[(1, *condition.grid), (1, *condition.grid)]] * len(latents_BNC),
             return_dict=False,
         )
-        new_BNC, mask_BNC, filter_BNF = predicted[:, : latents_BNC.shape[1]].float().split(self._parts(), dim=2)
+        parts = predicted[:, : latents_BNC.shape[1]].float().split(self._parts(), dim=2)
+        new_BNC, mask_BNC, filter_BNF, shape_BNF, colour_BN3 = parts
+        # Not around zero: a product of two zeros would have no gradient to leave it.
+        paint_BNC = (shape_BNF[..., None] * (1 + colour_BN3[:, :, None])).flatten(2)
         gains = filter_BNF.reshape(*filter_BNF.shape[:2], self.codec.blocks, BLOCK, BLOCK, 1)
         filtered_BNC = self.codec.from_frequencies(self.codec.to_frequencies(source_BNC) * gains)
-        image_BNC = source_BNC + mask_BNC * source_BNC + filtered_BNC + new_BNC
+        image_BNC = source_BNC + mask_BNC * source_BNC + filtered_BNC + paint_BNC + new_BNC
         return (latents_BNC - image_BNC) / t_B.clamp(min=SMALLEST_T)[:, None, None]
 
     def _parts(self) -> list[int]:
-        """Channels of what the network predicts: the new, the mask, the filter."""
-        return [self.codec.channels, self.codec.channels, self.codec.channels // 3]
+        """Channels of what the network predicts: the new, the mask, the filter, the shape, the colour."""
+        pixels = self.codec.channels // 3
+        return [self.codec.channels, self.codec.channels, pixels, pixels, 3]
 
     def decode(self, latents_BNC: Tensor, condition: Condition) -> list[Pixels]:
         pixels = self.codec.decode(latents_BNC, condition.grid).clamp(0, 1)
