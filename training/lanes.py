@@ -8,10 +8,10 @@ interpreter lock while it computes, so threads do.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import TypeVar
 
 import torch
@@ -62,6 +62,14 @@ def velocity(editor: TrainableEditor, latents_BNC: Tensor, t_B: Tensor, conditio
         return editor.velocity(latents_BNC[rows_B], t_B[rows_B], condition.take(rows_B))
 
     return torch.cat(map_lanes(part, torch.arange(len(condition)).chunk(lanes), lanes))
+
+
+def add_up(parts: Iterable[Sequence[Tensor]]) -> list[Tensor]:
+    """Lists of tensors, such as the lanes' gradients, added up position by position.
+
+    In pairs: on a CPU, torch sums a stack of two along its first axis some fifty times slower.
+    """
+    return [reduce(torch.add, of_one) for of_one in zip(*parts, strict=True)]
 
 
 @lru_cache(maxsize=4)

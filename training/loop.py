@@ -13,7 +13,7 @@ from training import sde
 from training.advantage import group_advantages, has_signal
 from training.config import FlowGrpoConfig
 from training.editors.interface import Condition, Pixels, TrainableEditor
-from training.lanes import map_lanes
+from training.lanes import add_up, map_lanes
 from training.lora import adapter_parameters, adapter_state, reference
 from training.objective import policy_loss
 from training.reward import Reward, rewards_of, scores_to_tensor
@@ -200,7 +200,7 @@ def _gradients(
         return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True), measured
 
     results = map_lanes(policy_step, list(zip(chunks, base, strict=True)), lanes)
-    gradients = [torch.stack(parts).sum(0) for parts in zip(*(gradient for gradient, _ in results), strict=True)]
+    gradients = add_up(gradient for gradient, _ in results)
     measured = torch.stack([row for _, row in results])
     weights = torch.tensor([len(chunk) / samples for chunk in chunks], device=measured.device)
     clipped, kl = (weights[:, None] * measured[:, :2]).sum(0).tolist()

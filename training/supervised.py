@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training.editors.interface import Pixels, TrainableEditor
-from training.lanes import map_lanes
+from training.lanes import add_up, map_lanes
 from training.rollout import generator_of
 from training.state import History, Sink, restore_training_state, training_state
 
@@ -115,8 +115,7 @@ def _loss_and_gradients(
     plain = sdpa_kernel(SDPBackend.MATH) if config.bfloat16 and like_BNC.device.type == "cpu" else nullcontext()
     with plain:
         parts = map_lanes(part, torch.arange(len(examples)).chunk(lanes), lanes)
-    gradients = [torch.stack(of_one).sum(0) for of_one in zip(*(g for _, g in parts), strict=True)]
-    return sum(loss for loss, _ in parts), gradients
+    return sum(loss for loss, _ in parts), add_up(gradients for _, gradients in parts)
 
 
 def train_supervised(
@@ -136,7 +135,7 @@ def train_supervised(
         on_step: called with the number of steps done and the loss.
     """
     optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        parameters, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
     )
     average = [parameter.detach().clone() for parameter in parameters]
     first = 0
