@@ -107,11 +107,16 @@ def paper() -> FlowGrpoConfig:
     )
 
 
-MINIATURE_ITERATIONS = 100
+MINIATURE_ITERATIONS = 80
 
 
 def miniature(iterations: int = MINIATURE_ITERATIONS) -> FlowGrpoConfig:
-    """The run of `make run`, minutes on two cores."""
+    """The run of `make run`, minutes on two cores.
+
+    A small model changes fast in few iterations: a rate of 2e-3 pleased the judge and lost with the referee in swaps,
+    lights and styles. This rate, and a KL that weighs something beside a mean log-probability (1e-5 here, as it is
+    averaged over 12,288 numbers), gained in every edit type.
+    """
     return FlowGrpoConfig(
         iterations=iterations,
         groups=8,
@@ -120,10 +125,10 @@ def miniature(iterations: int = MINIATURE_ITERATIONS) -> FlowGrpoConfig:
         window_length=3,
         window_end=4,
         noise_level=0.9,
-        ratio_clip=1e-3,
+        ratio_clip=4e-7,
         updates_per_rollout=2,
-        kl_weight=0.01,
-        learning_rate=6e-4,
+        kl_weight=0.3,
+        learning_rate=1e-3,
     )
 
 

@@ -20,7 +20,7 @@ from training.lanes import velocity
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """What one rollout leaves behind for the updates; everything float32."""
+    """What one rollout leaves behind for the updates; float32, log-probabilities float64."""
 
     states_SBNC: Tensor
     """x_t before each trained step."""

@@ -1,7 +1,7 @@
 """One sampling step: the ODE's, and the SDE's with the same marginals and a tractable log-probability.
 
 Axes: B samples, N tokens, C channels. `t` runs from 1 (noise) to 0 (image), velocity v = noise - x_0, dt < 0.
-All in float32: rounding a trajectory to bfloat16 alone moves the ratios by half of a usual clip range.
+Images and velocities in float32: rounding a trajectory to bfloat16 alone moves the ratios by half of a usual clip range.
 """
 
 from __future__ import annotations
@@ -58,12 +58,13 @@ def sample(distribution: StepDistribution, noise_BNC: Tensor) -> Tensor:
 
 
 def log_probability(distribution: StepDistribution, drawn_BNC: Tensor) -> Tensor:
-    """log N(drawn; mean, std), **averaged** over tokens and channels, (B,) float32.
+    """log N(drawn; mean, std), **averaged** over tokens and channels, (B,) float64.
 
     The average, not the sum, is what clip ranges of 1e-5 to 1e-4 refer to (Flow-GRPO's convention).
     """
-    std_B = distribution.std_B
-    squared_B = ((drawn_BNC.detach() - distribution.mean_BNC) ** 2).flatten(1).mean(1)
+    # Ratios differ from 1 by 1e-6, which a float32 near 1 hardly resolves: the averages are taken in float64.
+    std_B = distribution.std_B.double()
+    squared_B = ((drawn_BNC.detach() - distribution.mean_BNC) ** 2).flatten(1).mean(1, dtype=torch.float64)
     return -squared_B / (2 * std_B**2) - torch.log(std_B) - 0.5 * math.log(2 * math.pi)
 
 
