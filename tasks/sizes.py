@@ -16,6 +16,10 @@ from tasks.stage import StageConfig
 from training import config as training
 
 
+CONTINUOUS = ScorerConfig(mode="continuous")
+"""In whole points, as in the paper, a third of the groups has eight equal rewards and teaches nothing."""
+
+
 class DataConfig(StageConfig):
     """The configuration of the data side."""
 
@@ -37,7 +41,7 @@ def miniature_data(seed: int = 0) -> DataConfig:
     return DataConfig(
         collect=CollectConfig(train_per_edit_type=200, bench_per_edit_type=60, cases_per_image=2, seed=seed),
         edit=EditConfig(seed=seed),
-        rate=RateConfig(),
+        rate=RateConfig(scorer=CONTINUOUS),
         build=BuildConfig(),
     )
 
@@ -46,9 +50,9 @@ def miniature(seed: int = 0, iterations: int = training.MINIATURE_ITERATIONS) ->
     """The default run, minutes on two cores: everything really happens, on procedural scenes."""
     return PipelineConfig(
         **dict(miniature_data(seed)),
-        train=PostTrainConfig(grpo=replace(training.miniature(iterations), seed=seed)),
+        train=PostTrainConfig(scorer=CONTINUOUS, grpo=replace(training.miniature(iterations), seed=seed)),
         # Other noise than the edits that were rated and filtered.
-        benchmark=BenchmarkConfig(seed=seed + 1),
+        benchmark=BenchmarkConfig(scorer=CONTINUOUS, seed=seed + 1),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,8 +27,9 @@ class ModelEditor:
     num_steps: int = 8
     batch_size: int = 64
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
+        # Every edit names it, and hashing all weights takes longer than an edit.
         return identity(self.model.fingerprint, self.adapter, self.num_steps)
 
     def edit(self, tasks: Sequence[EditTask]) -> list[NDArray[np.uint8] | EditFailure]:
