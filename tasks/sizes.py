@@ -15,7 +15,6 @@ from tasks.run_benchmark import BenchmarkConfig
 from tasks.stage import StageConfig
 from training import config as training
 
-
 CONTINUOUS = ScorerConfig(mode="continuous")
 """In whole points, as in the paper, a third of the groups has eight equal rewards and teaches nothing."""
 

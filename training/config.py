@@ -107,7 +107,7 @@ def paper() -> FlowGrpoConfig:
     )
 
 
-MINIATURE_ITERATIONS = 80
+MINIATURE_ITERATIONS = 60
 
 
 def miniature(iterations: int = MINIATURE_ITERATIONS) -> FlowGrpoConfig:
@@ -125,8 +125,8 @@ def miniature(iterations: int = MINIATURE_ITERATIONS) -> FlowGrpoConfig:
         window_length=3,
         window_end=4,
         noise_level=0.9,
-        ratio_clip=1e-6,
-        updates_per_rollout=4,
+        ratio_clip=2e-6,
+        updates_per_rollout=2,
         kl_weight=0.3,
         learning_rate=1e-3,
     )

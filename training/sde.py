@@ -1,7 +1,7 @@
 """One sampling step: the ODE's, and the SDE's with the same marginals and a tractable log-probability.
 
 Axes: B samples, N tokens, C channels. `t` runs from 1 (noise) to 0 (image), velocity v = noise - x_0, dt < 0.
-Images and velocities in float32: rounding a trajectory to bfloat16 alone moves the ratios by half of a usual clip range.
+Images and velocities in float32: rounding a trajectory to bfloat16 alone moves ratios by half a usual clip range.
 """
 
 from __future__ import annotations

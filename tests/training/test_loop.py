@@ -94,24 +94,30 @@ def test_lanes_change_the_speed_and_not_the_result(tiny_editor_factory, cases):
         torch.testing.assert_close(value, two[name], atol=2e-4, rtol=1e-2)
 
 
-def test_it_learns_what_the_reward_asks_for(tiny_editor_factory, cases):
+@pytest.mark.slow
+def test_it_learns_what_the_reward_asks_for():
+    """The committed editor, rewarded for dark pictures, answers with darker ones; the plain editor stays as it was."""
+    from tasks.miniature.editor import load_miniature
+    from tasks.miniature.examples import make_example
+
+    examples = [make_example(77, index, sloppy_share=0) for index in range(16)]
+    cases = [TrainingCase(str(i), e.source, e.instruction, e.edit_type) for i, e in enumerate(examples)]
     config = replace(
-        configs.tiny(),
-        iterations=20,
-        group_size=8,
-        learning_rate=5e-3,
+        configs.miniature(12),
+        groups=4,
+        learning_rate=3e-3,
         kl_weight=0.0,
         ema_decay=0.0,
         reward_slope=10,
         reward_shift=25,
     )
-    editor = tiny_editor_factory()
-    _, history = run(editor, cases, config, Memory())
+    editor = load_miniature()
+    _, history = run(editor, cases, config, Memory(), lanes=2)
     condition = editor.encode([c.source for c in cases], [c.instruction for c in cases])
     noise = torch.randn(condition.source_BNC.shape, generator=generator_of(9))
 
     def darkness():
-        return np.mean(Darkness()([""] * 4, editor.decode(generate(editor, condition, 4, noise), condition)))
+        return np.mean(Darkness()([""] * 16, editor.decode(generate(editor, condition, 8, noise), condition)))
 
     trained = darkness()
     with reference(editor.transformer):
