@@ -15,6 +15,7 @@ from flows.hp_edit import hp_edit
 from storage.records import EditType
 from storage.store import VersionNotFoundError
 from tasks.build_realpref import BuildConfig
+from tasks.collection.coco import CocoError
 from tasks.prefect_stage import RunOptions
 from tasks.report import write_report
 from tasks.sizes import miniature
@@ -151,5 +152,5 @@ def test_a_misspelt_key_is_named(prefect_server, options):
 
 
 def test_a_folder_without_annotations_is_a_clear_error(prefect_server, options, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"instances\.json"):
+    with pytest.raises(CocoError, match=r"instances\.json does not exist"):
         collect_cases(Source(folder=str(tmp_path)), options=options)
