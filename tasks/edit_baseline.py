@@ -37,7 +37,7 @@ class EditBaseline(Stage):
 
     name = "edit-baseline"
     artifact = "edits"
-    code_version = 1
+    code_version = 2
 
     def __init__(self, store: Store, config: EditConfig, cases: Version) -> None:
         """Edits of `cases`."""
@@ -63,7 +63,8 @@ class EditBaseline(Stage):
         file = self.inputs["cases"].manifest.tables[self.config.split][int(shard.removeprefix("edits-"))]
         cases = list(from_table(self.store.read_table(file), Case))
         edits = edit_cases(self.editor, cases, self.config.seed, progress)
-        counts = Counter("edited" if not edit.failure else f"failed: {edit.failure}" for edit in edits)
+        # A reason may go on with a detail after a colon; only the reason is counted by.
+        counts = Counter("edited" if not e.failure else f"failed: {e.failure.split(':')[0]}" for e in edits)
         return ShardResult(tables={"edits": (self.store.add_table(to_table(edits, EDITS)),)}, counts=dict(counts))
 
     def finish(self, results: Sequence[ShardResult]) -> Result:

@@ -153,7 +153,7 @@ def _make(task: EditTask, cutouts: Cutouts, flaws: dict[str, float]) -> Made | E
             assert request.new_category
             cutout = cutouts.find(request.new_category, task.seed)
             if cutout is None:
-                return EditFailure(f"no cut-out of a {request.new_category}")
+                return EditFailure(f"no cut-out: {request.new_category}")
             return _with_new_object(task, made, cutout, flaws)
         case EditType.REMOVAL:
             return done(_without_subject(task, made))

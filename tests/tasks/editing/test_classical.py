@@ -220,7 +220,7 @@ def test_what_cannot_be_made_is_a_failure_that_says_why(careful):
         assert reason(task(edit_type, mask=np.zeros((120, 160), bool))) == "the mask is empty"
     for edit_type in (EditType.REMOVAL, EditType.BACKGROUND, EditType.BOKEH, EditType.SWAP):
         assert "whole picture" in reason(task(edit_type, mask=np.ones((120, 160), bool)))
-    assert "no cut-out of a zebra" in reason(task(EditType.SWAP, request=Request(new_category="zebra")))
+    assert "no cut-out: zebra" in reason(task(EditType.SWAP, request=Request(new_category="zebra")))
     assert "names no place" in reason(task(EditType.ADDITION, request=Request(new_category="apple")))
     assert "unknown colour 'mauve'" in reason(task(EditType.COLOUR, request=Request(colour="mauve")))
     assert "(60, 80)" in reason(task(EditType.BOKEH, mask=np.ones((60, 80), bool)))
