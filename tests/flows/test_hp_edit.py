@@ -117,14 +117,19 @@ def test_the_report_stands_by_itself(refs, options, tmp_path):
     assert "make ui" in page
 
 
-def test_the_way_back_to_the_data_in_the_docs_works(refs, options, monkeypatch, tmp_path):
-    """The Python block of docs/stages.md, run as it stands there."""
-    text = (ROOT / "docs" / "stages.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+@pytest.fixture
+def folder_of_project(options, monkeypatch, tmp_path):
+    """As a user has it after `make run`: the store below runs/, and the shell in the folder above."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "store").symlink_to(options.store)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+
+
+def test_the_way_back_to_the_data_in_the_docs_works(refs, folder_of_project):
+    """The Python block of docs/stages.md, run as it stands there."""
+    text = (ROOT / "docs" / "stages.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     names: dict = {}
     exec(block, names)
     row = names["rows"][0]
@@ -133,11 +138,8 @@ def test_the_way_back_to_the_data_in_the_docs_works(refs, options, monkeypatch, 
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_the_notebooks_run(refs, options, monkeypatch, tmp_path, path):
+def test_the_notebooks_run(refs, folder_of_project, path):
     """Every cell, in order, on the versions of this run."""
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "store").symlink_to(options.store)
-    monkeypatch.chdir(tmp_path)
     names: dict = {}
     for cell in json.loads(path.read_text())["cells"]:
         if cell["cell_type"] == "code":
