@@ -10,7 +10,6 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,6 @@ def main() -> None:
     collect = config.collect.model_copy(
         update={"train_per_edit_type": arguments.cases, "bench_per_edit_type": arguments.bench}
     )
-    train = config.train.model_copy(update={"grpo": replace(config.train.grpo, checkpoint_every=5)})
     figures: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"{folder}/store")
@@ -64,7 +62,7 @@ def main() -> None:
         edits = measure(EditBaseline(store, config.edit, cases))
         scores = measure(RateEdits(store, config.rate, edits))
         realpref = measure(BuildRealPref(store, config.build, scores))
-        adapter = measure(PostTrain(store, train, realpref, Path(folder) / "scratch"))
+        adapter = measure(PostTrain(store, config.train, realpref, Path(folder) / "scratch"))
         measure(RunBenchmark(store, config.benchmark, cases, adapter))
     print(json.dumps({"stages": figures, "seconds": round(sum(row["seconds"] for row in figures.values()), 2)}))
 

@@ -120,10 +120,11 @@ class CollectCases(Stage):
                 "shortfall": {t: wanted - count[t] for t in EditType if count[t] < wanted},
                 "per_category": dict(sorted(categories.items())),
             }
+        left_out = {reason: n for reason, n in sorted(reasons.items()) if n}
         if not seen:
-            why = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()) if n)
+            why = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
             raise CocoError(f"{self.dataset.folder}: not one case could be made of {len(images)} images: {why}")
-        statistics["left_out"] = dict(sorted((reason, n) for reason, n in reasons.items() if n))
+        statistics["left_out"] = left_out
         return Result({**tables, "rejected": rejected}, statistics)
 
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:

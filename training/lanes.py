@@ -74,5 +74,4 @@ def add_up(parts: Iterable[Sequence[Tensor]]) -> list[Tensor]:
 
 @lru_cache(maxsize=4)
 def _threads(count: int) -> ThreadPoolExecutor:
-    # OpenMP keeps the number of threads per calling thread: what the main thread has set does not reach a lane.
-    return ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(count, thread_name_prefix="lane")

@@ -121,9 +121,10 @@ def read_image(dataset: CocoDataset, image: Mapping[str, Any]) -> SourceImage:
     if "noderiv" in licence.lower().replace(" ", "") or "-nd" in licence_url.lower():
         raise Rejection("licence forbids derivatives", f"{name}: {licence}")
     # The name is what a stranger wrote; a link in the folder is what its owner made, and is followed.
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts:
         raise Rejection("file name leaves the folder", name)
-    path = dataset.folder / "images" / name
+    path = dataset.folder / "images" / inside
     if not path.is_file():
         raise Rejection("image missing", name)
     data = path.read_bytes()
