@@ -149,22 +149,41 @@ def redrawn(case: Case) -> float:
     return float(np.abs(seen.edited - np.clip(seen.source * np.exp(_gain(case)), 0, 1)).mean())
 
 
+_TONES = {
+    "sepia photograph": (np.array([0.10, 0.075, 0.045]), np.array([1.0, 0.815, 0.59])),
+    "blueprint": (np.array([0.10, 0.25, 0.62]), np.array([0.90, 0.95, 0.98])),
+}
+"""Styles of one ink: all colours lie between two."""
+_CONTRAST = {"pencil sketch": 2.5, "blueprint": 2.1, "mosaic": 1.0, "sepia photograph": 0.72}
+"""Contrast of a style, relative to that of the structure it keeps."""
+
+
 def _unlike_style(case: Case, image: m.Image) -> m.Image:
     """(H, W) how far each pixel is from the palette of the named style."""
     style = case.triplet.request.style
     luma = image @ m.LUMA
-    if style == "sepia photograph":
-        tone = luma[..., None] * np.array([1.0, 0.83, 0.61]) / 0.856
-        return np.abs(image - tone).mean(2)
     if style == "mosaic":
         return np.abs(image - m.mosaic(image, case.seen.unit)).mean(2)
     if style == "pencil sketch":
         return np.abs(image - luma[..., None]).mean(2) + np.clip(0.75 - m.soften(luma, 2 * case.seen.unit), 0, 1)
-    blue, white = np.array([0.10, 0.25, 0.62]), np.array([0.90, 0.95, 0.98])
-    position = np.clip((image - blue) @ (white - blue) / ((white - blue) @ (white - blue)), 0, 1)
-    return np.abs(image - (blue + position[..., None] * (white - blue))).mean(2) + np.clip(
-        m.soften(luma, 2 * case.seen.unit) - 0.65, 0, 1
-    )
+    assert style
+    dark, light = _TONES[style]
+    position = np.clip((image - dark) @ (light - dark) / ((light - dark) @ (light - dark)), 0, 1)
+    unlike = np.abs(image - (dark + position[..., None] * (light - dark))).mean(2)
+    if style == "blueprint":
+        unlike += np.clip(m.soften(luma, 2 * case.seen.unit) - 0.65, 0, 1)
+    return unlike
+
+
+def _structure(case: Case) -> m.Image:
+    """(H, W) what the named style should keep of the source: brightness, blocks, or lines where it is darker."""
+    seen, style = case.seen, case.triplet.request.style
+    luma = seen.source @ m.LUMA
+    if style == "mosaic":
+        return m.mosaic(luma[..., None], seen.unit)[..., 0]
+    if style in ("pencil sketch", "blueprint"):
+        return np.clip(m.soften(luma, 2 * seen.unit) - luma, 0, 1)
+    return luma
 
 
 def style_missing(case: Case) -> float:
@@ -199,3 +218,16 @@ def smudged(case: Case) -> float:
     where = before > 0.5 * np.median(before)
     kept = (after / (before + 0.01))[where]
     return 1 - float(np.quantile(kept, 0.04) / max(np.median(kept), 1e-3))
+
+
+def not_crisp(case: Case) -> float:
+    """Fine contrast that is missing where the style should show some, as a share of what a clean one has."""
+    seen, style = case.seen, case.triplet.request.style
+    assert style
+
+    def fine(luma: m.Image) -> m.Image:
+        return m.soften(np.abs(luma - m.soften(luma, seen.unit)), 1.5 * seen.unit)
+
+    wanted, found = _CONTRAST[style] * fine(_structure(case)), fine(seen.edited @ m.LUMA)
+    where = wanted > np.quantile(wanted, 0.75)
+    return 1 - float(np.minimum(found, wanted)[where].sum() / max(wanted[where].sum(), 1e-6))

@@ -21,8 +21,12 @@ from tasks.hp_scorer.questions import GENERIC, QUESTIONS, Question
 
 LARGEST_SIDE = 256
 """Larger pictures are measured at this size: it bounds the cost, and grain of single pixels is not what people see."""
-NOISE = 0.15
-"""Standard deviation of the judge's own inaccuracy, in points; drawn from the content, so a repeat says the same."""
+NOISE = 0.05
+"""Standard deviation of the judge's own inaccuracy, in points; drawn from the content, so a repeat says the same.
+
+Small against a whole point, and against the differences within a training group (0.1 to 0.75 points): a group whose
+samples differ by less than the noise would be trained on noise, since its advantages are scaled to unit spread.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class MeasuredScorer:
     def fingerprint_of(self, edit_type: EditType) -> str:
         rubric = [[q.name, q.measure.__name__, q.good, q.bad, q.follows] for q in self._questions(edit_type)]
         recogniser = self.recogniser.fingerprint if self.recogniser else None
-        settings = ["measured-1", recogniser, self.integer, self.full_at, self.noise, LARGEST_SIDE]
+        settings = ["measured-2", recogniser, self.integer, self.full_at, self.noise, LARGEST_SIDE]
         return identity(settings, rubric)
 
     def score(self, triplets: Sequence[EditTriplet], attempt: int = 0) -> list[Judgement]:

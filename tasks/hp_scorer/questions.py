@@ -88,6 +88,7 @@ QUESTIONS: dict[EditType, tuple[Question, ...]] = {
     EditType.STYLE: (
         Question("is it in that style, everywhere?", look_flaws.style_missing, 0.2, 0.95, follows=True),
         Question("does it show the same things?", look_flaws.content_lost, 0.25, 0.9),
+        Question("is it crisp?", look_flaws.not_crisp, 0.1, 0.9),
         Question("is it free of smudges?", look_flaws.smudged, 0.5, 1.0),
     ),
 }

@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from storage.records import EditType, Request
+from tasks.collection.vocabulary import STYLES
 from tasks.hp_scorer.measured import MeasuredScorer
 from tasks.miniature.examples import make_example
 from tasks.miniature.ladder import STRENGTHS, ladder
@@ -75,6 +76,19 @@ def test_a_mere_blur_improves_nothing_for_the_referee():
         if kind == "clean":
             assert after <= before
     assert np.mean([after - before for before, after in means.values()]) < -0.2
+
+
+def test_a_style_that_is_drawn_softly_is_not_crisp_for_the_judge():
+    """Every style, for an editor that cannot draw fine lines loses there, and a reward that is blind to it is noise."""
+    seen = set()
+    for rung in ladder(EditType.STYLE, 24):
+        if rung.sloppiness == "clean":
+            soft = to_bytes(ndimage.gaussian_filter(rung.picture / 255, (1.0, 1.0, 0)))
+            crisp, blurred = JUDGE.score([rung.triplet, replace(rung.triplet, edited=soft)])
+            assert crisp.answers["is it crisp?"] > 0.95
+            assert blurred.answers["is it crisp?"] < crisp.answers["is it crisp?"] - 0.05, rung.example.request
+            seen.add(rung.example.request.style)
+    assert seen == set(STYLES)
 
 
 def test_what_the_instruction_leaves_open_is_left_open():
