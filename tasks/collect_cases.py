@@ -20,7 +20,7 @@ from storage.schemas import CASES, from_table, to_table
 from storage.store import Store, Version
 from tasks.collection.balance import choose_balanced, split_of
 from tasks.collection.candidates import Candidate, Rejected, candidates_of
-from tasks.collection.coco import CocoDataset, CocoError, read_coco, read_image
+from tasks.collection.coco import SUBJECT_AREA, CocoDataset, CocoError, read_coco, read_image
 from tasks.images import contact_sheet, decode
 from tasks.stage import Progress, Result, ShardResult, Stage, StageConfig
 
@@ -45,7 +45,7 @@ class CollectCases(Stage):
 
     name = "collect-cases"
     artifact = "cases"
-    code_version = 1
+    code_version = 2
 
     def __init__(self, store: Store, config: CollectConfig, folder: Path) -> None:
         """A collection from one dataset; where its folder lies does not count, what it holds does."""
@@ -139,14 +139,26 @@ class CollectCases(Stage):
 
     @cached_property
     def _new_categories(self) -> list[str]:
+        """Categories that can be asked for in additions and swaps: something large shows what one looks like.
+
+        Where there is a choice, it is an object that stands alone of its category, as a subject does: an editor that
+        cuts objects out of the sources of the cases then finds one.
+        """
         dataset: CocoDataset = self.dataset
-        large = {
-            annotation.get("category_id")
-            for annotations in dataset.annotations.values()
-            for annotation in annotations
-            if not annotation.get("iscrowd") and float(annotation.get("area") or 0) >= SMALLEST_NEW_OBJECT * self._scale
-        }
-        return [name for number, name in dataset.categories.items() if number in large]
+        large: set[Any] = set()
+        alone: set[Any] = set()
+        for objects in dataset.annotations.values():
+            number = Counter(annotation.get("category_id") for annotation in objects)
+            for annotation in objects:
+                category = annotation.get("category_id")
+                area = float(annotation.get("area") or 0)
+                if annotation.get("iscrowd") or area < SMALLEST_NEW_OBJECT * self._scale:
+                    continue
+                large.add(category)
+                if number[category] == 1 and area >= SUBJECT_AREA[0] * 640 * 480 * self._scale:
+                    alone.add(category)
+        chosen = alone if len(alone) > 1 else large
+        return [name for number, name in dataset.categories.items() if number in chosen]
 
     @cached_property
     def _scale(self) -> float:
