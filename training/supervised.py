@@ -18,9 +18,6 @@ from training.lanes import add_up, map_lanes
 from training.rollout import generator_of
 from training.state import History, Sink, restore_training_state, training_state
 
-SMALLEST_AREA = 0.05
-"""A region smaller than this share of the image weighs as if it were this large."""
-
 
 class Example(Protocol):
     """One triplet."""
@@ -46,14 +43,20 @@ class SupervisedConfig:
     steps: int
     learning_rate: float = 1.5e-3
     warmup_steps: int = 200
-    decay_share: float = 0.2
+    decay_share: float = 0.3
     """The learning rate falls over this share of the steps, at the end. Until then it is constant, so that a run may
     still be made longer or shorter."""
     weight_decay: float = 0.01
     gradient_norm: float = 1.0
     ema_decay: float = 0.999
     region_weight: float = 2.0
-    """What the edit changes weighs this much in the loss as the whole picture: most of an edit's picture is a copy."""
+    """What the edit changes weighs this much in the loss as what it keeps: a mistake there is the worse one."""
+    smallest_areas: tuple[float, float] = (0.05, 0.25)
+    """A part smaller than this share of the image weighs as if it were this large: at first, and from `sharpen_from`
+    on. While a small part weighs much, what is in it is learnt, but not where it ends: at its rim, drawing too much
+    costs less than drawing too little."""
+    sharpen_from: int = 10_500
+    """The step from which rims count."""
     smallest_s: float = 0.1
     """Times are drawn evenly over [this, 1] in the sampler's own spacing; sampling hardly looks below."""
     bfloat16: bool = False
@@ -63,7 +66,12 @@ class SupervisedConfig:
 
 
 def flow_matching_loss(
-    editor: TrainableEditor, examples: Sequence[Example], even_B: Tensor, noise_BNC: Tensor, config: SupervisedConfig
+    editor: TrainableEditor,
+    examples: Sequence[Example],
+    even_B: Tensor,
+    noise_BNC: Tensor,
+    config: SupervisedConfig,
+    step: int = 0,
 ) -> Tensor:
     """Mean over samples, tokens and channels of weight * t * |v - (noise - x_0)|^2.
 
@@ -72,6 +80,7 @@ def flow_matching_loss(
     Args:
         even_B: times before the model's own spacing, in (0, 1].
         noise_BNC: standard normal.
+        step: decides which of the `smallest_areas` counts.
     """
     condition = editor.encode([e.source for e in examples], [e.instruction for e in examples])
     image_BNC = editor.encode_images([e.target for e in examples])
@@ -83,10 +92,17 @@ def flow_matching_loss(
         velocity_BNC = editor.velocity(noisy_BNC, t_B, condition)
     error_BNC = velocity_BNC - (noise_BNC - image_BNC)
     region_BNC = editor.latent_mask(np.stack([e.region for e in examples]))
-    # A small object counts as much as a whole background: otherwise what is large would be learnt alone.
-    area_B11 = region_BNC.mean((1, 2), keepdim=True).clamp(min=SMALLEST_AREA)
-    weight_BNC = 1 + config.region_weight * region_BNC / area_B11
+    smallest = config.smallest_areas[step >= config.sharpen_from]
+    weight_BNC = config.region_weight * _evenly(region_BNC, smallest) + _evenly(1 - region_BNC, smallest)
     return (weight_BNC * t_B[:, None, None] * error_BNC**2).mean()
+
+
+def _evenly(part_BNC: Tensor, smallest: float) -> Tensor:
+    """A part of each picture with mean 1, however large it is: otherwise what is large would be learnt alone.
+
+    A small object that is to be drawn counts as much as a whole background, and so does a small subject to be kept.
+    """
+    return part_BNC / part_BNC.mean((1, 2), keepdim=True).clamp(min=smallest)
 
 
 def _loss_and_gradients(
@@ -107,7 +123,7 @@ def _loss_and_gradients(
     def part(rows_B: Tensor) -> tuple[float, tuple[Tensor, ...]]:
         chosen = [examples[i] for i in rows_B.tolist()]
         share = len(chosen) / len(examples)
-        loss = share * flow_matching_loss(editor, chosen, even_B[rows_B], noise_BNC[rows_B], config)
+        loss = share * flow_matching_loss(editor, chosen, even_B[rows_B], noise_BNC[rows_B], config, step)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         return float(loss.detach()), gradients
 

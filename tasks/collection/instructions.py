@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -103,7 +104,7 @@ def choose_request(
 
 def phrase(edit_type: EditType, subject: str, request: Request, rng: np.random.Generator) -> str:
     """Say a request in words; `subject` is the subject's category."""
-    return _one(TEMPLATES[edit_type], rng).format(
+    text = _one(TEMPLATES[edit_type], rng).format(
         subject=subject,
         new=request.new_category,
         colour=request.colour,
@@ -113,11 +114,12 @@ def phrase(edit_type: EditType, subject: str, request: Request, rng: np.random.G
         tint=request.tint,
         style=request.style,
     )
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
 def words(categories: Sequence[str]) -> tuple[str, ...]:
     """Every word that an instruction about these categories can contain, sorted."""
-    texts = [*categories, *COLOURS, *PLACES, *BACKGROUNDS, *STYLES, *TINTS, *_SAID.values()]
+    texts = ["an", *categories, *COLOURS, *PLACES, *BACKGROUNDS, *STYLES, *TINTS, *_SAID.values()]
     for templates in TEMPLATES.values():
         texts += [" ".join(w for w in template.split() if "{" not in w) for template in templates]
     return tuple(sorted({word for text in texts for word in text.split()}))

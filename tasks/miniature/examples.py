@@ -51,7 +51,7 @@ def make_example(seed: int, index: int, *, sloppy_share: float = 1.0) -> Example
     else:
         raise RuntimeError(f"no scene of world {seed} suits {edit_type}")
     kind = None
-    if rng.uniform() < probability(scene) * sloppy_share:
+    if rng.uniform() < probability(scene, edit_type) * sloppy_share:
         kind = str(rng.choice(KINDS[edit_type]))
         target = render_sloppy(scene, edit_type, request, kind, float(rng.uniform(0.5, 1.0)))
     else:

@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the editor is written (%(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="checkpoints (%(default)s)")
-    parser.add_argument("--steps", type=int, default=14_000)
+    parser.add_argument("--steps", type=int, default=24_000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--examples", type=int, default=65_536, help="size of the pool")
     parser.add_argument("--lanes", type=int, default=default_lanes(), help="threads (%(default)s)")

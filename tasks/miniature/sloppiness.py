@@ -36,11 +36,12 @@ KINDS: dict[EditType, tuple[str, ...]] = {
 }
 
 
-def probability(scene: Scene) -> float:
-    """How likely a training target of this scene is sloppy: people take less care where it is difficult."""
+def probability(scene: Scene, edit_type: EditType) -> float:
+    """How likely a training target is sloppy: people take less care where it is difficult, and with light."""
     busy = 0.25 if scene.background in backgrounds.BUSY else 0.0
     small = 0.05 if scene.subject.size <= 24 else 0.0
-    return 0.10 + busy + small
+    light = 0.15 if edit_type == EditType.RELIGHT else 0.0
+    return 0.10 + busy + small + light
 
 
 def render_sloppy(scene: Scene, edit_type: EditType, request: Request, kind: str, strength: float) -> Image:

@@ -17,7 +17,12 @@ def world_fingerprint() -> str:
     parts: list[object] = [list(words(CATEGORIES)), {t.value: list(texts) for t, texts in TEMPLATES.items()}]
     for index in range(_SAMPLES):
         example = make_example(0, index, sloppy_share=0.0)
-        parts += [example.instruction, example.source.tobytes(), example.target.tobytes(), probability(example.scene)]
+        parts += [
+            example.instruction,
+            example.source.tobytes(),
+            example.target.tobytes(),
+            probability(example.scene, example.edit_type),
+        ]
         for kind in KINDS[example.edit_type]:
             sloppy = render_sloppy(example.scene, example.edit_type, example.request, kind, 0.75)
             parts += [kind, to_bytes(sloppy).tobytes()]

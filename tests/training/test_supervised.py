@@ -78,7 +78,7 @@ def test_a_killed_run_continues_to_the_bit(tiny_editor_factory, triplets, tmp_pa
     assert resumed.fingerprint == through.fingerprint
 
 
-def test_what_is_edited_weighs_more(tiny_editor_factory, triplets):
+def test_what_is_edited_and_what_is_kept_weigh_evenly(tiny_editor_factory, triplets):
     editor = tiny_editor_factory(zero_output=True)
     condition = editor.encode([triplets[1].source], ["make it white"])
     noise = torch.randn(condition.source_BNC.shape, generator=generator_of(0))
@@ -91,8 +91,8 @@ def test_what_is_edited_weighs_more(tiny_editor_factory, triplets):
     changed, unchanged = triplets[1].region, 1 - triplets[1].region
     plain = loss(np.zeros((32, 32)))
     # Untrained, the editor returns the source: its error lies wholly where the target differs.
-    assert loss(unchanged) == pytest.approx(plain, rel=1e-4)
-    assert loss(changed) == pytest.approx(plain * (1 + config.region_weight / 0.5), rel=1e-4)
+    assert loss(unchanged) == pytest.approx(plain / 0.5, rel=1e-4)
+    assert loss(changed) == pytest.approx(plain * config.region_weight / 0.5, rel=1e-4)
 
 
 def test_the_rate_rises_stays_and_falls(tiny_editor_factory):
