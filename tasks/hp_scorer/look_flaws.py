@@ -187,11 +187,11 @@ def _structure(case: Case) -> m.Image:
 
 
 def style_missing(case: Case) -> float:
-    """Distance from the style's palette, as a share of the source's; the worse of subject and background."""
+    """Distance from the style's palette, as a share of the source's; subject and background looked at apart."""
     seen = case.seen
     after, before = _unlike_style(case, seen.edited), _unlike_style(case, seen.source)
     parts = (seen.shrunk(0.5), ~seen.grown(1.5))
-    return max(m.mean_over(after, part) / max(m.mean_over(before, part), 0.04) for part in parts)
+    return m.worst_and_mean([m.mean_over(after, part) / max(m.mean_over(before, part), 0.04) for part in parts])
 
 
 def content_lost(case: Case) -> float:

@@ -62,7 +62,7 @@ QUESTIONS: dict[EditType, tuple[Question, ...]] = {
     EditType.BACKGROUND: (
         Question("is it the background asked for?", look_flaws.wrong_backdrop, 0.03, 0.25, follows=True),
         Question("is the old background gone?", look_flaws.old_backdrop, 0.06, 0.6),
-        Question("is the rim clean?", look_flaws.old_rim, 0.15, 0.9),
+        Question("is the rim clean?", look_flaws.old_rim, 0.3, 1.6),
         Question("is the new background detailed?", look_flaws.backdrop_blurred, 0.15, 0.7),
         Question("is the subject kept?", picture_flaws.subject_changed, 0.03, 0.2),
     ),
