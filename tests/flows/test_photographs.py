@@ -14,7 +14,7 @@ from tasks.prefect_stage import RunOptions
 from tasks.sizes import photographs as photographs_config
 
 pytestmark = [pytest.mark.prefect, pytest.mark.photographs]
-PER_EDIT_TYPE = 12
+PER_EDIT_TYPE = 24
 
 
 @pytest.fixture(scope="module")
