@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.build_realpref import BuildConfig, BuildRealPref
-from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage
+from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
 
 
 @flow(name="build-realpref")
@@ -18,4 +18,5 @@ def build_realpref(
 
 
 if __name__ == "__main__":
-    build_realpref()
+    (scores,) = version_arguments(__doc__, "scores")
+    build_realpref(scores)

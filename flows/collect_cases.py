@@ -27,7 +27,7 @@ class Source(BaseModel):
         """The folder, made first where it is the miniature world's."""
         if self.folder is not None:
             return Path(self.folder)
-        return write_coco(Path(scratch) / f"miniature-{self.world}-{self.scenes}", self.world, self.scenes)
+        return write_coco(Path(scratch), self.world, self.scenes)
 
 
 @flow(name="collect-cases", flow_run_name="collect-cases", validate_parameters=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.edit_baseline import EditBaseline, EditConfig
-from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage
+from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
 
 
 @flow(name="edit-baseline")
@@ -18,4 +18,5 @@ def edit_baseline(
 
 
 if __name__ == "__main__":
-    edit_baseline()
+    (cases,) = version_arguments(__doc__, "cases")
+    edit_baseline(cases)

@@ -8,12 +8,13 @@ from prefect import flow
 
 from tasks.post_train import PostTrain
 from tasks.post_training.job import PostTrainConfig
-from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage
+from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
+from tasks.sizes import miniature
 
 
 @flow(name="post-train")
 def post_train(
-    realpref: str = "realpref@latest", config: PostTrainConfig = PostTrainConfig(), options: RunOptions = RunOptions()
+    realpref: str = "realpref@latest", config: PostTrainConfig = miniature().train, options: RunOptions = RunOptions()
 ) -> ArtifactRef:
     """Post-train the editor on the hard cases by Flow-GRPO, the judge being the reward."""
     store = options.open_store()
@@ -21,4 +22,5 @@ def post_train(
 
 
 if __name__ == "__main__":
-    post_train()
+    (realpref,) = version_arguments(__doc__, "realpref")
+    post_train(realpref)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage
+from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
 from tasks.rate_edits import RateConfig, RateEdits
+from tasks.sizes import miniature_data
 
 
 @flow(name="rate-edits")
 def rate_edits(
-    edits: str = "edits@latest", config: RateConfig = RateConfig(), options: RunOptions = RunOptions()
+    edits: str = "edits@latest", config: RateConfig = miniature_data().rate, options: RunOptions = RunOptions()
 ) -> ArtifactRef:
     """Let a judge rate the edits."""
     store = options.open_store()
@@ -18,4 +19,5 @@ def rate_edits(
 
 
 if __name__ == "__main__":
-    rate_edits()
+    (edits,) = version_arguments(__doc__, "edits")
+    rate_edits(edits)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage
+from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
 from tasks.run_benchmark import BenchmarkConfig, RunBenchmark
+from tasks.sizes import miniature
 
 
 @flow(name="benchmark")
 def run_benchmark(
     cases: str = "cases@latest",
     adapter: str = "adapter@latest",
-    config: BenchmarkConfig = BenchmarkConfig(),
+    config: BenchmarkConfig = miniature().benchmark,
     options: RunOptions = RunOptions(),
 ) -> ArtifactRef:
     """Compare the baseline and the post-trained editor on the bench."""
@@ -21,4 +22,5 @@ def run_benchmark(
 
 
 if __name__ == "__main__":
-    run_benchmark()
+    cases, adapter = version_arguments(__doc__, "cases", "adapter")
+    run_benchmark(cases, adapter)

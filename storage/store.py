@@ -137,7 +137,9 @@ class Store:
     def add_file(self, data: bytes, suffix: str, rows: int | None = None) -> DataFile:
         """Keep data under its hash; the same data twice is one file."""
         file = DataFile(sha256=hashlib.sha256(data).hexdigest(), suffix=suffix, size=len(data), rows=rows)
-        self.create(_path_of(file), data)
+        if not self.create(_path_of(file), data) and self.fs.size(f"{self.root}/{_path_of(file)}") != len(data):
+            # Cut short by something else: the name says what belongs there.
+            self.fs.pipe_file(f"{self.root}/{_path_of(file)}", data)
         return file
 
     def read_file(self, file: DataFile) -> bytes:
@@ -147,7 +149,8 @@ class Store:
         except FileNotFoundError as error:
             raise FileNotFoundError(f"data file {_path_of(file)} is missing from {self.url}") from error
         if hashlib.sha256(data).hexdigest() != file.sha256:
-            raise OSError(f"data file {_path_of(file)} in {self.url} is damaged: its SHA-256 is not its name")
+            what = f"data file {_path_of(file)} in {self.url}"
+            raise OSError(f"{what} is damaged: its SHA-256 is not its name; delete it and make it again with refresh")
         return data
 
     def add_table(self, table: pa.Table) -> DataFile:
@@ -273,6 +276,7 @@ def _create_on_disk(path: Path, data: bytes) -> bool:
         try:
             unfinished.write(data)
             unfinished.flush()
+            os.fchmod(unfinished.fileno(), 0o666 & ~_umask())  # temporary files are private, a store is shared
             os.fsync(unfinished.fileno())
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror}, writing {len(data)} bytes", str(path)) from error
@@ -281,6 +285,13 @@ def _create_on_disk(path: Path, data: bytes) -> bool:
         except FileExistsError:
             return False
     return True
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def _number(name: str) -> int:

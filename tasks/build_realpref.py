@@ -53,6 +53,8 @@ class BuildRealPref(Stage):
         super().__init__(store, config, {"scores": scores, **parents})
         self.config: BuildConfig = config
         self.split: str = parents["edits"].manifest.config["split"]
+        if self.split != "train":
+            raise ValueError(f"{scores} are of the split {self.split!r}: only train becomes a data set to learn from")
 
     def shards(self) -> list[str]:
         return [f"realpref-{i:05d}" for i in range(len(self.inputs["scores"].manifest.tables["scores"]))]

@@ -46,7 +46,7 @@ class EditBaseline(Stage):
 
     @cached_property
     def editor(self) -> Editor:
-        """Made on first use, since a stage that is done already needs none."""
+        """Made once; its fingerprint is part of the key."""
         cases = self.inputs["cases"]
         return make_editor(self.config.editor, self.store, lambda: cases_of(cases, self.config.split))
 

@@ -49,7 +49,7 @@ class PostTrain(Stage):
 
     name = "post-train"
     artifact = "adapter"
-    code_version = 1
+    code_version = 2
 
     def __init__(self, store: Store, config: PostTrainConfig, realpref: Version, scratch: Path) -> None:
         """Training on `realpref`.
@@ -65,10 +65,11 @@ class PostTrain(Stage):
         from tasks.hp_scorer.catalogue import make_scorer
         from tasks.miniature.editor import WEIGHTS
 
-        weights = hashlib.sha256()
-        for path in sorted(WEIGHTS.rglob("*.safetensors")):
-            weights.update(path.read_bytes())
-        return {"editor": weights.hexdigest()[:16], "scorer": make_scorer(self.config.scorer).fingerprint}
+        # Of the files rather than the model, so that no flow loads torch only to look for a version.
+        editor = hashlib.sha256()
+        for path in sorted(path for path in WEIGHTS.rglob("*") if path.is_file()):
+            editor.update(f"{path.relative_to(WEIGHTS)}\n".encode() + path.read_bytes())
+        return {"editor": editor.hexdigest()[:16], "scorer": make_scorer(self.config.scorer).fingerprint}
 
     def shards(self) -> list[str]:
         return ["training"]
@@ -76,13 +77,21 @@ class PostTrain(Stage):
     def num_items(self) -> int:
         return self.config.grpo.iterations
 
-    def work(self, shard: str, progress: Progress) -> ShardResult:
-        job = Job(
+    @property
+    def job(self) -> Job:
+        """The order to the training process."""
+        return Job(
             store=self.store.url,
             realpref=str(self.inputs["realpref"]),
             config=self.config,
             folder=(self.scratch / self.key).absolute(),
         )
+
+    def forget(self) -> None:
+        self.job.forget()
+
+    def work(self, shard: str, progress: Progress) -> ShardResult:
+        job = self.job
         run_worker(job, progress)
         rows = [{n: row[n] for n in METRICS.names} for row in map(json.loads, job.metrics.read_text().splitlines())]
         weights = self.store.add_file(job.adapter.read_bytes(), ".safetensors")

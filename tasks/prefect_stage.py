@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -56,6 +57,15 @@ class ArtifactRef(BaseModel):
 
     def __str__(self) -> str:
         return f"{self.artifact}@v{self.version}"
+
+
+def version_arguments(description: str | None, *artifacts: str) -> list[str]:
+    """The versions that a flow reads, from the command line in this order; the latest where none is named."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in artifacts:
+        parser.add_argument(name, nargs="?", default=f"{name}@latest", help="a version (%(default)s)")
+    arguments = parser.parse_args()
+    return [getattr(arguments, name) for name in artifacts]
 
 
 def run_stage(stage: Stage, options: RunOptions) -> ArtifactRef:

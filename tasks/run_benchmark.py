@@ -50,16 +50,17 @@ class RunBenchmark(Stage):
 
     name = "benchmark"
     artifact = "benchmark"
-    code_version = 1
+    code_version = 2
 
     def __init__(self, store: Store, config: BenchmarkConfig, cases: Version, adapter: Version) -> None:
         """A comparison on the bench split of `cases`."""
         super().__init__(store, config, {"cases": cases, "adapter": adapter})
         self.config: BenchmarkConfig = config
+        _check_unseen(cases, adapter)
 
     @cached_property
     def editors(self) -> dict[str, Editor]:
-        """Both, made on first use."""
+        """Both, made once; their fingerprints are part of the key."""
         trained = self.config.editor.model_copy(update={"adapter": str(self.inputs["adapter"])})
         configs = dict(zip(MODELS, (self.config.editor, trained), strict=True))
         return {model: make_editor(config, self.store, lambda: ()) for model, config in configs.items()}
@@ -108,10 +109,24 @@ class RunBenchmark(Stage):
         rows = []
         for edit_type in EditType:
             of_type = [r for r in next(version.parts("samples")).to_pylist() if r["edit_type"] == edit_type][:3]
-            pictures = [r[c]["bytes"] for r in of_type for c in ("source", "baseline_edited", "post_trained_edited")]
-            if of_type:
-                rows.append((f"{edit_type}: {of_type[0]['instruction']}", [decode(p) for p in pictures]))
+            whole = [r for r in of_type if all(r[f"{model}_edited"] for model in MODELS)]
+            pictures = [r[c]["bytes"] for r in whole for c in ("source", "baseline_edited", "post_trained_edited")]
+            if whole:
+                rows.append((f"{edit_type}: {whole[0]['instruction']}", [decode(p) for p in pictures]))
         return [("source, baseline, post-trained", contact_sheet(rows))]
+
+
+def _check_unseen(cases: Version, adapter: Version) -> None:
+    """Raises: ValueError where the adapter was trained on images of the bench."""
+    bench = set(cases.table("bench", ["source_id"])["source_id"].to_pylist())
+    for ancestor in adapter.store.ancestors(adapter):
+        if ancestor.artifact == "cases":
+            seen = bench & set(ancestor.table("train", ["source_id"])["source_id"].to_pylist())
+            if seen:
+                raise ValueError(
+                    f"{adapter} was trained on cases of {ancestor}, which hold {len(seen)} of the {len(bench)} bench "
+                    f"images of {cases} ({min(seen)}, ...): benchmark it on {ancestor}"
+                )
 
 
 def compare(rows: Sequence[dict[str, Any]], judge: str) -> dict[str, Any]:

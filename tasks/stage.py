@@ -86,6 +86,9 @@ class Stage(ABC):
     def work(self, shard: str, progress: Progress) -> ShardResult:
         """Do one part. May be called again after a crash; writes only through `store.add_*`."""
 
+    def forget(self) -> None:  # noqa: B027 - most stages leave nothing
+        """Drop what earlier work left outside of the store, since the work is to be done again; nothing by default."""
+
     def finish(self, results: Sequence[ShardResult]) -> Result:
         """Put the parts together and check them. The default joins tables and sums counts."""
         return Result(join_tables(results), {"counts": sum_counts(results)})
@@ -134,6 +137,8 @@ def execute(
         logger.info("%s: nothing changed, %s stands", stage.name, version)
         return StageRun(version, reused=True)
     started = time.monotonic()
+    if refresh:
+        stage.forget()
 
     def work_or_recall(shard: str) -> ShardResult:
         path = f"work/{stage.key}/{shard}.json"

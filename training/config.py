@@ -90,7 +90,7 @@ class FlowGrpoConfig:
 
 
 def paper() -> FlowGrpoConfig:
-    """The paper's run. LoRA rank, learning rate and reward are stated there; the rest is ours, see its docs page."""
+    """The paper's run. LoRA rank, learning rate and reward are stated there; the rest is ours."""
     return FlowGrpoConfig(
         iterations=1000,
         groups=32,

@@ -86,9 +86,9 @@ def train(
     for iteration in range(first, config.iterations):
         metrics = _iterate(editor, cases, reward, config, iteration, optimizer, average, lanes)
         history.append(asdict(metrics))
-        on_iteration(metrics)
         if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == config.iterations:
             sink.save(iteration + 1, training_state(parameters, optimizer, average), history)
+        on_iteration(metrics)
     with torch.no_grad():
         for parameter, averaged in zip(parameters, average, strict=True):
             parameter.copy_(averaged)

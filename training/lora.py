@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from training.config import FlowGrpoConfig
@@ -61,11 +61,6 @@ def reference(transformer: Transformer) -> Iterator[None]:
 def adapter_state(transformer: Transformer) -> dict[str, Tensor]:
     """The adapter's tensors by name, on the CPU."""
     return {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(transformer).items()}
-
-
-def set_adapter_state(transformer: Transformer, state: dict[str, Tensor]) -> None:
-    """Put tensors from `adapter_state` into a transformer that has an adapter of the same shape."""
-    set_peft_model_state_dict(transformer, state)
 
 
 def adapter_bytes(transformer: Transformer, state: dict[str, Tensor]) -> bytes:

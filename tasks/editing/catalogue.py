@@ -34,6 +34,8 @@ def make_editor(config: EditorConfig, store: Store, cases: Callable[[], Iterable
         cases: where the classical editor finds objects to paste.
     """
     if config.kind == "classical":
+        if config.adapter is not None:
+            raise ValueError(f"editor classical has no weights to put {config.adapter} on; choose a model")
         from tasks.editing.classical import ClassicalEditor
         from tasks.editing.cutouts import Cutouts
 

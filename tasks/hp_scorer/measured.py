@@ -120,5 +120,7 @@ def _to_measure(triplet: EditTriplet) -> Measured:
 
     mask = triplet.mask
     if scale < 1:
-        mask = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) > 127
+        covered = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX))
+        # Of a fine structure, a wheel's spokes say, no pixel may be covered by half.
+        mask = covered > min(127, int(covered.max()) // 2)
     return Measured(source=fit(triplet.source), edited=fit(triplet.edited), mask=mask)

@@ -1,8 +1,8 @@
 """The questions of the stand-in judge: per edit type, what is measured, and when the answer is a full yes or no.
 
 A question's measure falls from good to bad: at most `good` is a full yes (1), at least `bad` a full no (0), linear
-between. The numbers were fixed on the degradation ladder (`python -m tasks.miniature.ladder`) before any editor was
-trained.
+between. The numbers were fixed on the degradation ladder (`python -m tasks.miniature.ladder`); docs/miniature.md says
+which were set on it again, and why.
 """
 
 from __future__ import annotations

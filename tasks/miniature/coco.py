@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tasks.collection.coco import encode_mask
 from tasks.images import png
 from tasks.miniature.scenes import SIZE, Scene, coverage, make_scene, render, to_bytes
 from tasks.miniature.sprites import CATEGORIES
+from tasks.miniature.world import world_fingerprint
 
 _COCO_IDS = {
     "car": 3, "airplane": 5, "bus": 6, "train": 7, "truck": 8, "boat": 9, "bird": 16, "cat": 17,
@@ -25,16 +25,30 @@ _COCO_IDS = {
 }  # fmt: skip
 
 
-def write_coco(folder: Path, seed: int, count: int) -> Path:
-    """Write scenes 0 to count - 1 of a world as `images/` and `annotations/instances.json`.
+def write_coco(parent: Path, seed: int, count: int) -> Path:
+    """Write scenes 0 to count - 1 of a world as `images/` and `annotations/instances.json`; returns their folder.
 
-    The annotations come last, so their existence means that the dataset is whole; a whole one is left as it is.
+    The folder is named after the world and appears once it is whole; a whole one is left as it is. Of two writers, the
+    later one finds the other's.
     """
-    annotations_path = folder / "annotations" / "instances.json"
-    if annotations_path.exists():
+    folder = parent / f"miniature-{seed}-{count}-{world_fingerprint()}"
+    if folder.exists():
         return folder
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    annotations_path.parent.mkdir(parents=True, exist_ok=True)
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".unfinished-") as unfinished:
+        whole = Path(unfinished) / "whole"
+        _write(whole, seed, count)
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    return folder
+
+
+def _write(folder: Path, seed: int, count: int) -> None:
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
     images, annotations = [], []
     for index in tqdm(range(count), desc="scenes", unit="", leave=False):
         scene = make_scene(seed, index)
@@ -42,22 +56,26 @@ def write_coco(folder: Path, seed: int, count: int) -> Path:
         (folder / "images" / name).write_bytes(png(to_bytes(render(scene))))
         images.append({"id": index + 1, "file_name": name, "width": SIZE, "height": SIZE, "license": 1})
         annotations.append(_annotation(scene, index + 1))
+    world = f"The miniature world {seed} of HP-Edit ({world_fingerprint()}): procedural scenes, not photographs."
     content = {
-        "info": {"description": f"The miniature world {seed} of HP-Edit: procedural scenes, not photographs."},
+        # With the fingerprint, since images are told apart by name and size: another world is another dataset.
+        "info": {"description": world},
         "licenses": [{"id": 1, "name": "Public domain (made by a program)", "url": ""}],
         "categories": [{"id": _COCO_IDS[name], "name": name} for name in CATEGORIES],
         "images": images,
         "annotations": annotations,
     }
-    with tempfile.NamedTemporaryFile("w", dir=annotations_path.parent, delete=False) as file:
-        json.dump(content, file)
-    os.replace(file.name, annotations_path)
-    return folder
+    (folder / "annotations" / "instances.json").write_text(json.dumps(content))
 
 
 def scene_of(source_id: str) -> Scene:
-    """The scene that an image of the miniature world shows, from its file name."""
+    """The scene that an image of the miniature world shows, from its file name.
+
+    Raises: ValueError for a picture of anything else, such as a photograph.
+    """
     seed, _, index = source_id.removesuffix(".png").partition("-")
+    if not (seed.isdecimal() and index.isdecimal()):
+        raise ValueError(f"{source_id} is no scene of the miniature world: the referee knows no other targets")
     return make_scene(int(seed), int(index))
 
 

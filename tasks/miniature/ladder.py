@@ -1,7 +1,7 @@
 """The degradation ladder: `python -m tasks.miniature.ladder` rates clean, sloppy and unedited pictures.
 
 From the clean target over every sloppiness at three strengths down to the unchanged source. The thresholds of the
-judge's questions and of the referee were fixed on it, before an editor was trained.
+judge's questions and of the referee were fixed on it, and on nothing else.
 """
 
 from __future__ import annotations

@@ -66,7 +66,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the editor is written (%(default)s)")
-    parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="checkpoints (%(default)s)")
+    # Another world is another training: its checkpoints must not be taken for this one's.
+    work = Path("runs") / f"pretrain-{world_fingerprint()}"
+    parser.add_argument("--work", type=Path, default=work, help="checkpoints (%(default)s)")
     parser.add_argument("--steps", type=int, default=24_000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--examples", type=int, default=65_536, help="size of the pool")

@@ -36,7 +36,7 @@ class Sighting:
 
 
 class SpriteRecogniser:
-    """Knows the sprites of the miniature world, see `questions.Recogniser`."""
+    """Knows the sprites of the miniature world, see `case.Recogniser`."""
 
     fingerprint = "sprites-1"
 

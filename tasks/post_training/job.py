@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field
 
-from tasks.editing.catalogue import EditorConfig
 from tasks.hp_scorer.catalogue import ScorerConfig
 from tasks.stage import StageConfig
 from training.config import FlowGrpoConfig, miniature
@@ -15,8 +17,6 @@ from training.config import FlowGrpoConfig, miniature
 class PostTrainConfig(StageConfig):
     """How to post-train."""
 
-    editor: EditorConfig = EditorConfig()
-    """What is trained; without an adapter."""
     scorer: ScorerConfig = ScorerConfig()
     """The reward."""
     grpo: FlowGrpoConfig = Field(default_factory=miniature)
@@ -44,6 +44,31 @@ class Job(StageConfig):
     def adapter(self) -> Path:
         """The result in diffusers' layout; it exists once training is done."""
         return self.folder / "pytorch_lora_weights.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What an interrupted training continues from."""
+        return self.folder / "checkpoint.safetensors"
+
+    def forget(self) -> None:
+        """Remove result, checkpoint and metrics. Raises: BlockingIOError while a process is training here."""
+        if self.folder.exists():
+            with self.lock(wait=False):
+                for path in (self.adapter, self.checkpoint, self.metrics):
+                    path.unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self, wait: bool = True) -> Iterator[None]:
+        """Hold the folder: of two processes, the later one waits or is refused."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BlockingIOError(
+                    error.errno, "a process is training in it; end it first", str(self.folder)
+                ) from error
+            yield
 
     @property
     def gate(self) -> Path:

@@ -5,7 +5,6 @@ It continues from its checkpoint, and stops after one where the process that sta
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -39,23 +38,27 @@ class OrphanedError(RuntimeError):
     """The process that ordered the training is gone; the next one continues from the checkpoint."""
 
 
-def run(job: Job) -> None:
-    """Do a job."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, finds the work done, and leaves
+def run(job: Job, parent: int) -> None:
+    """Do a job.
+
+    Args:
+        parent: the process that ordered it.
+    """
+    with job.lock():  # a second process waits, finds the work done, and leaves
         if not job.adapter.exists():
             with one_thread_per_operation():
-                _train(job)
+                _train(job, parent)
 
 
-def _train(job: Job) -> None:
+def _train(job: Job, parent: int) -> None:
     config = job.config
     triplets = {row["case_id"]: _triplet(row) for row in training_rows(Store(job.store).resolve(job.realpref))}
     cases = [
         TrainingCase(case_id=t.case_id, source=t.source, instruction=t.instruction, edit_type=t.edit_type)
         for t in triplets.values()
     ]
+    if not cases:
+        raise ValueError(f"{job.realpref} has no cases to train on: every case got the full score, or none was scored")
     scorer = make_scorer(config.scorer)
     grpo = replace(config.grpo, full_at=scorer.full_at)
     editor = load_miniature()
@@ -63,27 +66,21 @@ def _train(job: Job) -> None:
     job.gate.write_text(json.dumps(check(editor, cases, grpo), indent=1))
     reward = ScorerReward(scorer, triplets, permute_seed=grpo.seed if config.permute_rewards else None)
     sink = FolderSink(job.folder)
-    parent = os.getppid()
 
     def on_iteration(metrics: Metrics) -> None:
         with job.metrics.open("a") as file:
             file.write(json.dumps(asdict(metrics)) + "\n")
-        saved = (metrics.iteration + 1) % grpo.checkpoint_every == 0
-        if saved and os.getppid() != parent:
+        just_saved = (metrics.iteration + 1) % grpo.checkpoint_every == 0
+        if just_saved and os.getppid() != parent:
             raise OrphanedError(f"the process that started this one is gone; stopped after {metrics.iteration + 1}")
 
     saved = sink.load()
-    # Iterations after the checkpoint are done again: their lines go.
-    _keep_lines(job.metrics, saved[0] if saved else 0)
+    # Iterations after the checkpoint are done again, so the lines are those of the checkpoint.
+    job.metrics.write_text("".join(json.dumps(line) + "\n" for line in (saved[2] if saved else [])))
     state, _ = train(editor, cases, reward, grpo, sink, on_iteration, lanes=default_lanes())
     unfinished = job.adapter.with_suffix(".unfinished")
     unfinished.write_bytes(adapter_bytes(editor.transformer, state))
     os.replace(unfinished, job.adapter)
-
-
-def _keep_lines(path: Path, count: int) -> None:
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    path.write_text("".join(lines[:count]))
 
 
 def _triplet(row: dict[str, Any]) -> EditTriplet:
@@ -101,9 +98,10 @@ def _triplet(row: dict[str, Any]) -> EditTriplet:
 
 def main() -> None:
     """The command line."""
+    parent = os.getppid()  # before anything that takes time
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     torch.manual_seed(0)
-    run(Job.model_validate_json(Path(sys.argv[1]).read_text()))
+    run(Job.model_validate_json(Path(sys.argv[1]).read_text()), parent)
 
 
 if __name__ == "__main__":

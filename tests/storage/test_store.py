@@ -98,12 +98,25 @@ def test_a_damaged_file_is_found_and_named(tmp_path):
     version = store.commit(manifest_of(store))
     file = version.manifest.tables["t"][0]
     path = next(tmp_path.glob(f"files/*/{file.sha256}.parquet"))
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"?")
     with pytest.raises(OSError, match=f"{file.sha256}.*damaged"):
         version.table("t")
+    path.write_bytes(whole[:-1])
+    assert store.add_file(whole, ".parquet").sha256 == file.sha256
+    assert path.read_bytes() == whole, "what was cut short is whole again once it is made again"
     path.unlink()
     with pytest.raises(FileNotFoundError, match=f"{file.sha256}.*missing"):
         version.table("t")
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    store = Store(str(tmp_path))
+    file = store.add_file(b"shared", ".bin")
+    reference = tmp_path / "ordinary"
+    reference.write_bytes(b"")
+    path = next(tmp_path.glob(f"files/*/{file.sha256}.bin"))
+    assert path.stat().st_mode == reference.stat().st_mode
 
 
 def test_ancestors_come_behind_their_children(store):

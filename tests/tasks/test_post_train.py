@@ -18,6 +18,7 @@ from tasks.miniature.coco import write_coco
 from tasks.post_train import PostTrain, TrainingFailedError, run_worker
 from tasks.post_training.job import Job, PostTrainConfig
 from tasks.rate_edits import RateConfig, RateEdits
+from tasks.run_benchmark import BenchmarkConfig, RunBenchmark
 from tasks.stage import execute
 from training import config as training
 
@@ -78,6 +79,34 @@ def test_the_stage_commits_adapter_gate_and_curves(realpref, tmp_path):
     assert str(tmp_path) not in version.manifest.model_dump_json(), "a manifest tells no path of a machine"
     again = execute(PostTrain(realpref.store, config, realpref, tmp_path / "elsewhere"))
     assert again.reused
+    (log,) = tmp_path.glob("*/metrics.jsonl")
+    first = log.stat().st_mtime_ns
+    refreshed = execute(PostTrain(realpref.store, config, realpref, tmp_path), refresh=True)
+    assert log.stat().st_mtime_ns > first, "refresh trains again"
+    assert refreshed.version.file("weights") == version.file("weights")
+    with pytest.raises(ValueError, match="trained on cases of cases@v1, which hold"):
+        RunBenchmark(realpref.store, BenchmarkConfig(), swapped_splits(realpref), version)
+
+
+def swapped_splits(realpref):
+    """The cases of the fixture with train and bench the wrong way round."""
+    (cases,) = (v for v in realpref.store.ancestors(realpref) if v.artifact == "cases")
+    tables = cases.manifest.tables
+    swapped = {**tables, "train": tables["bench"], "bench": tables["train"]}
+    return realpref.store.commit(cases.manifest.model_copy(update={"tables": swapped, "key": "swapped"}))
+
+
+def test_without_cases_it_says_so(realpref, tmp_path):
+    job = job_of(empty(realpref), tmp_path)
+    with pytest.raises(TrainingFailedError, match="no cases to train on: every case got the full score"):
+        run_worker(job, lambda count: None)
+
+
+def empty(realpref):
+    (file,) = realpref.manifest.tables["train"]
+    nothing = realpref.store.add_table(realpref.store.read_table(file).slice(0, 0))
+    changed = {"tables": {**realpref.manifest.tables, "train": (nothing,)}, "key": "empty"}
+    return realpref.store.commit(realpref.manifest.model_copy(update=changed))
 
 
 def test_a_training_that_fails_shows_its_last_words(realpref, tmp_path):

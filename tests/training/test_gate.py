@@ -59,6 +59,15 @@ def test_a_model_that_answers_differently_each_time_is_refused(ready):
         gate.check(editor, cases, configs.tiny())
 
 
+def test_an_adapter_that_is_not_zero_at_first_is_refused(ready):
+    editor, cases = ready
+    with torch.no_grad():
+        for parameter in adapter_parameters(editor.transformer):
+            parameter.add_(0.05)
+    with pytest.raises(gate.GateError, match="fresh adapter moves the editor"):
+        gate.check(editor, cases, configs.tiny())
+
+
 def test_an_unfrozen_base_is_refused(ready):
     editor, cases = ready
     next(p for p in editor.transformer.parameters() if not p.requires_grad).requires_grad_(True)

@@ -54,6 +54,20 @@ def test_an_empty_mask_is_a_typed_failure(triplet):
     assert judgement.outcome == Outcome.IMAGE_ERROR
 
 
+@pytest.mark.parametrize("edit_type", [EditType.REMOVAL, EditType.COLOUR])
+def test_a_mask_of_thin_lines_survives_being_made_smaller(edit_type):
+    """A wheel's spokes in a large photograph: no pixel of the small picture is covered by half."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    mask = np.zeros((1024, 1024), bool)
+    mask[::64] = True
+    thin = EditTriplet(
+        case_id="c", edit_type=edit_type, instruction="", request=Request(colour="red"), category="bicycle",
+        source=pixels, mask=mask, edited=pixels[::-1].copy(),
+    )  # fmt: skip
+    (judgement,) = MeasuredScorer().score([thin])
+    assert judgement.outcome == Outcome.SCORED
+
+
 def test_nothing_done_is_zero_and_every_question_is_answered(triplet):
     (judgement,) = MeasuredScorer(noise=0).score([triplet])
     assert judgement.score == 0

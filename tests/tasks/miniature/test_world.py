@@ -87,7 +87,8 @@ def test_it_is_an_ordinary_coco_dataset(tmp_path, capsys):
         assert np.array_equal(decode_mask(annotation["segmentation"]), coverage(scene.subject) > 0.5)
     assert len(read_coco(folder).images) == 6
     written = json.loads((folder / "annotations" / "instances.json").read_text())
-    assert write_coco(folder, seed=7, count=6) == folder
+    assert write_coco(tmp_path / "world", seed=7, count=6) == folder
+    assert [path.name for path in (tmp_path / "world").iterdir()] == [folder.name]
     assert json.loads((folder / "annotations" / "instances.json").read_text()) == written
 
 
