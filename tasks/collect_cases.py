@@ -45,7 +45,7 @@ class CollectCases(Stage):
 
     name = "collect-cases"
     artifact = "cases"
-    code_version = 2
+    code_version = 3
 
     def __init__(self, store: Store, config: CollectConfig, folder: Path) -> None:
         """A collection from one dataset; where its folder lies does not count, what it holds does."""
@@ -79,6 +79,8 @@ class CollectCases(Stage):
             candidates += found
             rejected += refused
             progress(1)
+        if start == 0:
+            rejected += [Rejected(source_id="", reason="annotation of no image", detail=d) for d in self.dataset.stray]
         rows = [
             {**asdict(c), "request": json.dumps(c.request.to_dict()), "mask": json.dumps(c.mask)} for c in candidates
         ]
@@ -148,10 +150,10 @@ class CollectCases(Stage):
         large: set[Any] = set()
         alone: set[Any] = set()
         for objects in dataset.annotations.values():
-            number = Counter(annotation.get("category_id") for annotation in objects)
+            number = Counter(annotation["category_id"] for annotation in objects)
             for annotation in objects:
-                category = annotation.get("category_id")
-                area = float(annotation.get("area") or 0)
+                category = annotation["category_id"]
+                area = annotation["area"]
                 if annotation.get("iscrowd") or area < SMALLEST_NEW_OBJECT * self._scale:
                     continue
                 large.add(category)
@@ -163,8 +165,11 @@ class CollectCases(Stage):
     @cached_property
     def _scale(self) -> float:
         """Relative to an image of 640 x 480."""
-        image = self.dataset.images[0]
-        return float(image.get("width") or 640) * float(image.get("height") or 480) / (640 * 480)
+        sides = [self.dataset.images[0].get(side) for side in ("width", "height")]
+        width, height = (
+            side if isinstance(side, int) else usual for side, usual in zip(sides, (640, 480), strict=True)
+        )
+        return width * height / (640 * 480)
 
     def _case(self, candidate: Candidate, image: Mapping[str, Any], split: str) -> Case:
         source = read_image(self.dataset, image)

@@ -59,10 +59,10 @@ def candidates_of(
     pixels = source.pixels.astype(np.float64) / 255
     height, width = pixels.shape[:2]
     for annotation in objects:
-        category = dataset.categories.get(annotation.get("category_id", -1))
+        category = dataset.categories.get(annotation["category_id"])
         try:
             if category is None:
-                raise Rejection("category unknown", str(annotation.get("category_id")))
+                raise Rejection("category unknown", f"annotation {annotation.get('id')}")
             if annotation.get("iscrowd"):
                 raise Rejection("a crowd, not an object", category)
             if number[annotation["category_id"]] > 1:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -47,7 +48,9 @@ class CocoDataset:
     folder: Path
     images: tuple[Mapping[str, Any], ...]
     annotations: Mapping[int, tuple[Mapping[str, Any], ...]]
-    """By image id."""
+    """By image id; `category_id` is an int or None, `area` a float."""
+    stray: tuple[str, ...]
+    """What was said of no image that there is, an annotation each, for the count."""
     categories: Mapping[int, str]
     licences: Mapping[int, tuple[str, str]]
     """Name and address by id."""
@@ -89,16 +92,27 @@ def read_coco(folder: Path) -> CocoDataset:
         categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
         licences = {int(e["id"]): (str(e["name"]), str(e.get("url", ""))) for e in content.get("licenses", [])}
         images = tuple(
-            {**image, "id": int(image["id"]), "file_name": str(image["file_name"])} for image in content["images"]
+            {
+                **image,
+                "id": int(image["id"]),
+                "file_name": str(image["file_name"]),
+                "license": _int(image.get("license")),
+            }
+            for image in content["images"]
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CocoError(
             f"{path}: an entry of categories, licenses or images lacks or garbles a field: {error!r}"
         ) from error
-    by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        if isinstance(annotation, dict) and isinstance(annotation.get("image_id"), int):
-            by_image[annotation["image_id"]].append(annotation)
+    by_image: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in images}
+    stray = []
+    for number, annotation in enumerate(content["annotations"]):
+        image_id = _int(annotation.get("image_id")) if isinstance(annotation, dict) else None
+        if image_id is None or image_id not in by_image:
+            stray.append(f"annotation {number} of the file: image_id {image_id}")
+        else:
+            sound = {"category_id": _int(annotation.get("category_id")), "area": _float(annotation.get("area"))}
+            by_image[image_id].append({**annotation, **sound})
     duplicates = [i for i, count in Counter(image["id"] for image in images).items() if count > 1]
     if duplicates:
         raise CocoError(f"{path}: image id {duplicates[0]} stands more than once")
@@ -106,18 +120,29 @@ def read_coco(folder: Path) -> CocoDataset:
         folder=folder,
         images=images,
         annotations={key: tuple(values) for key, values in by_image.items()},
+        stray=tuple(stray),
         categories=categories,
         licences=licences,
         sha256=hashlib.sha256(data).hexdigest(),
     )
 
 
+def _int(value: object) -> int | None:
+    """An identifier, or None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _float(value: object) -> float:
+    """A finite number, or 0 for anything else."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
+
+
 def read_image(dataset: CocoDataset, image: Mapping[str, Any]) -> SourceImage:
     """Read and check one image. Raises: Rejection."""
     name = image["file_name"]
-    licence, licence_url = dataset.licences.get(image.get("license", -1), ("", ""))
+    licence, licence_url = dataset.licences.get(image["license"], ("", ""))
     if not licence:
-        raise Rejection("licence unknown", f"{name}: licence id {image.get('license')!r}")
+        raise Rejection("licence unknown", f"{name}: licence id {image['license']}")
     if "noderiv" in licence.lower().replace(" ", "") or "-nd" in licence_url.lower():
         raise Rejection("licence forbids derivatives", f"{name}: {licence}")
     # The name is what a stranger wrote; a link in the folder is what its owner made, and is followed.

@@ -137,6 +137,8 @@ def test_a_mask_that_cannot_be_used_is_a_counted_rejection(folder, segmentation,
     [
         ({"iscrowd": 1}, "a crowd, not an object"),
         ({"category_id": 99}, "category unknown"),
+        ({"category_id": [17]}, "category unknown"),
+        ({"category_id": None}, "category unknown"),
         ({"segmentation": [[1.0, 1.0, 4.0, 1.0, 4.0, 4.0]]}, "object too small or too large"),
         ({"segmentation": [[0.0, 0.0, 64.0, 0.0, 64.0, 64.0, 0.0, 64.0]]}, "object too small or too large"),
     ],

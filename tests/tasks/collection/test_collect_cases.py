@@ -27,6 +27,23 @@ def test_a_dataset_without_one_usable_image_says_why(store, world):
     assert store.numbers("cases") == []
 
 
+def test_garbled_entries_are_counted_and_harm_no_other(store, world):
+    path = world / "annotations" / "instances.json"
+    content = json.loads(path.read_text())
+    annotations = content["annotations"]
+    annotations[0]["area"] = "large"
+    annotations[1]["category_id"] = {"id": 3}
+    del annotations[2]["image_id"]
+    annotations += ["cat", {"image_id": 999}]
+    content["images"][3]["license"] = [1]
+    path.write_text(json.dumps(content))
+    left_out = execute(CollectCases(store, CollectConfig(), world)).version.manifest.statistics["left_out"]
+    found = {reason: left_out.get(reason, 0) for reason in ("annotation of no image", "category unknown")}
+    assert found == {"annotation of no image": 3, "category unknown": 1}
+    assert left_out["licence unknown"] == 1
+    assert left_out["no object annotated"] == 1
+
+
 def test_an_empty_split_is_an_empty_table(store, world):
     config = CollectConfig(train_per_edit_type=1, bench_per_edit_type=0)
     version = execute(CollectCases(store, config, world)).version
