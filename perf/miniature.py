@@ -47,7 +47,7 @@ def main() -> None:
                 started = time.perf_counter()
                 version = execute(stage).version
                 seconds = time.perf_counter() - started
-            items = stage.num_items()
+            items = sum(shard.num_items for shard in stage.shards())
             figures[stage.name] = {
                 "seconds": round(seconds, 2),
                 "items": items,

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.records import canonical_json
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-"""Names of artifacts and tags: nothing that could leave the store's folder."""
+"""Names of artifacts, tables and tags: nothing that could leave the store's folder."""
+SHA256 = r"^[0-9a-f]{64}$"
 
 
 class DataFile(BaseModel):
@@ -19,11 +20,13 @@ class DataFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str = Field(pattern=SHA256)
     suffix: str = Field(pattern=r"^\.[a-z0-9]{1,16}$")
     size: int = Field(ge=0)
     rows: int | None = None
     """Of a Parquet file."""
+    partition: str | None = Field(None, pattern=rf"^{NAME.pattern}$")
+    """What all of its rows have in common, such as their edit type; None: nothing in particular."""
 
 
 class Parent(BaseModel):
@@ -37,11 +40,14 @@ class Parent(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Everything that makes a version what it is; when and by which run it was made stands beside it, in its `Ref`."""
+    """Everything that makes a version what it is; when and by which run it was made stands beside it, in its `Ref`.
+
+    Schema 2 knows partitions of files. Versions of schema 1 stay readable.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     artifact: str
     stage: str
     stage_version: int
@@ -60,7 +66,7 @@ class Manifest(BaseModel):
     @property
     def id(self) -> str:
         """The SHA-256 of what the manifest says."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        return sha256_of(self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
@@ -70,17 +76,41 @@ class Manifest(BaseModel):
         """How many rows a table has."""
         return sum(file.rows or 0 for file in self.tables.get(table, ()))
 
+    def num_rows(self) -> int:
+        """How many rows its tables have together."""
+        return sum(self.rows(table) for table in self.tables)
+
 
 class Ref(BaseModel):
     """Makes a manifest a numbered version; what is not part of its content stands here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    manifest: str
+    manifest: str = Field(pattern=SHA256)
     created_at: str
     seconds: float
     """How long the stage took."""
     flow_run_id: str | None = None
+    done: int | None = None
+    """How many items were really worked on; the others were taken over from earlier work."""
+    commit_id: str = ""
+    """Of this one commit: a writer whose answer got lost on the way recognises its own ref by it."""
+
+
+class Tag(BaseModel):
+    """What a tag means from some moment on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int
+    created_at: str = ""
+    reasons: tuple[str, ...] = ()
+    """Why, such as the limits that a rejected version broke."""
+
+
+def sha256_of(data: bytes) -> str:
+    """The SHA-256 in hexadecimal digits, by which files and manifests are named."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def check_name(name: str) -> str:

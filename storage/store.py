@@ -7,32 +7,34 @@ Layout below the root:
     versions/<artifact>/000012.json    makes a manifest `<artifact>@v12`; created once, never rewritten
     keys/<artifact>/<key>/000012.json  which versions a stage's key gave; the highest counts
     tags/<artifact>/<tag>/000001.json  which version a tag means; the highest number counts
-    work/<stage key>/...               finished parts of a stage that is not committed yet
+    shards/<stage>/<key>.json          finished shards of a stage's work, by what they were made from
+    journal/<stage>/<key>/000001.json  finished parts of a shard that is being worked on
 
 A crash leaves files that no ref names, never half a version; two writers get two versions.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
-import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
-from storage.manifest import DataFile, Manifest, Parent, Ref, check_name
+from storage.files import DamagedFileError, Files, path_of
+from storage.manifest import DataFile, Manifest, Parent, Ref, Tag, check_name, sha256_of
 
+FOLDERS = ("files", "manifests", "versions", "keys", "tags", "shards", "journal")
+LATEST = "latest"
+"""The tag of the version that a stage's last accepted run ended with."""
+REJECTED = "rejected"
+"""The tag of versions that broke the limits of their stage."""
+_AT_ONCE = 16
+"""Requests to the filesystem at a time."""
 _SPEC = re.compile(r"(?P<artifact>[^@]+)(@(?P<version>.+))?")
 
 
@@ -55,144 +57,89 @@ class Version:
     @cached_property
     def manifest(self) -> Manifest:
         """What the version is."""
-        data = self.store.read(f"manifests/{self.ref.manifest}.json")
-        if hashlib.sha256(data).hexdigest() != self.ref.manifest:
-            raise OSError(f"{self}: manifest {self.ref.manifest} does not have the content its name promises")
+        path = _manifest_path(self.ref.manifest)
+        data = self.store.read(path)
+        if sha256_of(data) != self.ref.manifest:
+            raise DamagedFileError(f"{self}: {path} in {self.store.url} does not have the content its name promises")
         return Manifest.model_validate_json(data)
 
     def as_parent(self) -> Parent:
         """How a child's manifest names it."""
         return Parent(artifact=self.artifact, version=self.number, manifest=self.ref.manifest)
 
-    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """A whole table; see `parts` for one that is larger than memory."""
-        parts = [self.store.read_table(file, columns) for file in self._files(name)]
-        return pa.concat_tables(parts)
+    def files(self, table: str) -> tuple[DataFile, ...]:
+        """The files of a table, in order. Raises: KeyError that says what there is."""
+        if table not in self.manifest.tables:
+            raise KeyError(f"{self} has no {table!r}; it has {', '.join(sorted(self.manifest.tables))}")
+        return self.manifest.tables[table]
 
-    def parts(self, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A whole table; see `parts` for one that is larger than memory."""
+        return pa.concat_tables(list(self.parts(name, columns)))
+
+    def parts(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The table file by file."""
-        for file in self._files(name):
+        for file in self.files(name):
             yield self.store.read_table(file, columns)
 
     def paths(self, name: str) -> list[str]:
-        """Where the files of a table lie, for readers other than this one."""
-        return [self.store.url_of(file) for file in self._files(name)]
+        """Where the files of a table lie, for readers other than this one; without empty files, which some refuse."""
+        files = self.files(name)
+        return [self.store.url_of(file) for file in ([f for f in files if f.rows != 0] or files)]
 
     def file(self, name: str) -> bytes:
         """The content of a single file."""
-        (file,) = self._files(name)
+        (file,) = self.files(name)
         return self.store.read_file(file)
 
-    def _files(self, name: str) -> tuple[DataFile, ...]:
-        if name not in self.manifest.tables:
-            raise KeyError(f"{self} has no {name!r}; it has {', '.join(sorted(self.manifest.tables))}")
-        return self.manifest.tables[name]
 
-
-class Store:
+class Store(Files):
     """A root folder or bucket prefix with versioned artifacts."""
 
-    def __init__(self, url: str, **options: Any) -> None:
-        """Open a store; it need not exist yet.
+    def commit(
+        self,
+        manifest: Manifest,
+        *,
+        latest: bool = True,
+        seconds: float = 0.0,
+        flow_run_id: str | None = None,
+        done: int | None = None,
+    ) -> Version:
+        """Make a manifest the next version of its artifact. The last step creates the ref; all before is invisible.
 
         Args:
-            url: a path, or `file://`, `memory://`, `s3://bucket/prefix` and whatever else fsspec knows.
-            options: for the filesystem, such as credentials; never written anywhere.
+            latest: let `<artifact>@latest` mean it at once.
+            seconds, flow_run_id, done: recorded in the ref, beside the content.
+
+        Raises: FileNotFoundError where a file of the manifest is not in the store, as after a `gc` with too short a
+            grace period; no version is made then.
         """
-        self.url = url
-        self.fs, self.root = fsspec.url_to_fs(url, **options)
-
-    # --- files ---------------------------------------------------------------------------------------------------
-
-    def read(self, path: str) -> bytes:
-        """The content of a path below the root."""
-        return self.fs.cat_file(f"{self.root}/{path}")
-
-    def create(self, path: str, data: bytes) -> bool:
-        """Write a path that must not exist yet, all or nothing; False where it does exist."""
-        full = f"{self.root}/{path}"
-        self.fs.makedirs(self.fs._parent(full), exist_ok=True)
-        if isinstance(self.fs, LocalFileSystem):
-            return _create_on_disk(Path(full), data)
-        try:
-            self.fs.pipe_file(full, data, mode="create")
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if "pre-condition" not in str(error).lower():  # how s3fs says that the object exists
-                raise
-            return False
-        return True
-
-    def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; none where it does not exist. Unfinished files of a killed writer are not."""
-        self.fs.invalidate_cache()
-        try:
-            paths = self.fs.ls(f"{self.root}/{folder}", detail=False)
-        except FileNotFoundError:
-            return []
-        names = (path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
-        return sorted(name for name in names if not name.startswith("."))
-
-    def add_file(self, data: bytes, suffix: str, rows: int | None = None) -> DataFile:
-        """Keep data under its hash; the same data twice is one file."""
-        file = DataFile(sha256=hashlib.sha256(data).hexdigest(), suffix=suffix, size=len(data), rows=rows)
-        if not self.create(_path_of(file), data) and self.fs.size(f"{self.root}/{_path_of(file)}") != len(data):
-            # Cut short by something else: the name says what belongs there.
-            self.fs.pipe_file(f"{self.root}/{_path_of(file)}", data)
-        return file
-
-    def read_file(self, file: DataFile) -> bytes:
-        """The content of a data file. Raises: OSError that names the file where it is missing or damaged."""
-        try:
-            data = self.read(_path_of(file))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"data file {_path_of(file)} is missing from {self.url}") from error
-        if hashlib.sha256(data).hexdigest() != file.sha256:
-            what = f"data file {_path_of(file)} in {self.url}"
-            raise OSError(f"{what} is damaged: its SHA-256 is not its name; delete it and make it again with refresh")
-        return data
-
-    def add_table(self, table: pa.Table) -> DataFile:
-        """Keep a table as a Parquet file. The same rows give the same bytes."""
-        sink = pa.BufferOutputStream()
-        # Image bytes are compressed already; small row groups let readers skip and a viewer page.
-        pq.write_table(
-            table,
-            sink,
-            compression="zstd",
-            row_group_size=256,
-            use_content_defined_chunking=True,
-            write_page_index=True,
-        )
-        return self.add_file(sink.getvalue().to_pybytes(), ".parquet", rows=table.num_rows)
-
-    def read_table(self, file: DataFile, columns: list[str] | None = None) -> pa.Table:
-        """The rows of a Parquet file."""
-        return pq.read_table(pa.BufferReader(self.read_file(file)), columns=columns)
-
-    def url_of(self, file: DataFile) -> str:
-        """Where a data file lies, for other readers."""
-        return str(self.fs.unstrip_protocol(f"{self.root}/{_path_of(file)}"))
-
-    # --- versions ------------------------------------------------------------------------------------------------
-
-    def commit(self, manifest: Manifest, *, seconds: float = 0.0, flow_run_id: str | None = None) -> Version:
-        """Make a manifest the next version of its artifact. The last step creates the ref; all before is invisible."""
         check_name(manifest.artifact)
-        self.create(f"manifests/{manifest.id}.json", manifest.to_bytes())
+        self._check_present(manifest)
+        self.create(_manifest_path(manifest.id), manifest.to_bytes())
         ref = Ref(
             manifest=manifest.id,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            created_at=_now(),
             seconds=round(seconds, 3),
             flow_run_id=flow_run_id,
+            done=done,
+            commit_id=uuid.uuid4().hex,
         )
         number = max(self.numbers(manifest.artifact), default=0) + 1
         while not self.create(_version_path(manifest.artifact, number), ref.model_dump_json().encode()):
             number += 1  # another writer was faster
         # Only a shortcut for `find`, which looks at the versions themselves where it is missing.
         self.create(f"keys/{manifest.artifact}/{check_name(manifest.key)}/{number:06d}.json", b"{}")
-        return Version(self, manifest.artifact, number, ref)
+        version = Version(self, manifest.artifact, number, ref)
+        if latest:
+            self.tag(version, LATEST)
+        return version
+
+    # --- names of versions ---------------------------------------------------------------------------------------
+
+    def artifacts(self) -> list[str]:
+        """The names of the artifacts that have a version."""
+        return self.names("versions")
 
     def numbers(self, artifact: str) -> list[int]:
         """The numbers of an artifact's versions, ascending."""
@@ -206,6 +153,15 @@ class Store:
             raise VersionNotFoundError(f"{artifact}@v{number}: {self._known(artifact)}") from error
         return Version(self, artifact, number, Ref.model_validate_json(data))
 
+    def versions(self, artifact: str) -> list[Version]:
+        """All versions of an artifact, oldest first."""
+        numbers = self.numbers(artifact)
+        refs = self.read_all([_version_path(artifact, number) for number in numbers])
+        return [
+            Version(self, artifact, number, Ref.model_validate_json(ref))
+            for number, ref in zip(numbers, refs, strict=True)
+        ]
+
     def resolve(self, spec: str) -> Version:
         """A version by name: `cases`, `cases@latest`, `cases@v3` or `cases@<tag>`.
 
@@ -214,93 +170,97 @@ class Store:
         match = _SPEC.fullmatch(spec)
         if not match:
             raise ValueError(f"{spec!r} is not of the form artifact, artifact@v3 or artifact@tag")
-        artifact, wanted = check_name(match["artifact"]), match["version"] or "latest"
+        artifact, wanted = check_name(match["artifact"]), match["version"] or LATEST
         if re.fullmatch(r"v\d{1,9}", wanted):
             return self.version(artifact, int(wanted[1:]))
-        if wanted == "latest":
-            numbers = self.numbers(artifact)
-            if not numbers:
-                raise VersionNotFoundError(f"{artifact}@latest: {self._known(artifact)}")
-            return self.version(artifact, numbers[-1])
-        tags = self.names(f"tags/{artifact}/{check_name(wanted)}")
-        if not tags:
-            raise VersionNotFoundError(f"{artifact}@{wanted}: {self._known(artifact)}")
-        return self.version(artifact, int(json.loads(self.read(f"tags/{artifact}/{wanted}/{tags[-1]}"))["version"]))
+        if tags := self.tag_history(artifact, wanted):
+            return self.version(artifact, tags[-1].version)
+        if wanted == LATEST:
+            # A store whose versions were all made before latest was a tag.
+            rejected = {tag.version for tag in self.tag_history(artifact, REJECTED)}
+            if accepted := [number for number in self.numbers(artifact) if number not in rejected]:
+                return self.version(artifact, accepted[-1])
+        raise VersionNotFoundError(f"{artifact}@{wanted}: {self._known(artifact)}")
+
+    def latest(self, artifact: str) -> Version | None:
+        """What `<artifact>@latest` means, if anything."""
+        try:
+            return self.resolve(artifact)
+        except VersionNotFoundError:
+            return None
 
     def find(self, artifact: str, key: str) -> Version | None:
         """The newest version that a stage's key gave, if it was ever committed."""
         if numbered := self.names(f"keys/{check_name(artifact)}/{check_name(key)}"):
             return self.version(artifact, _number(numbered[-1]))
-        for number in reversed(self.numbers(artifact)):
-            version = self.version(artifact, number)
-            if version.manifest.key == key:
-                return version
-        return None
+        # A writer that was killed between the ref and its key leaves a version that no key names.
+        named = {_number(path.rsplit("/", 1)[-1]) for path in self.walk(f"keys/{artifact}")}
+        unnamed = (self.version(artifact, n) for n in reversed(self.numbers(artifact)) if n not in named)
+        return next((version for version in unnamed if version.manifest.key == key), None)
 
-    def tag(self, version: Version, name: str) -> None:
-        """Make `artifact@name` mean this version."""
+    # --- tags ----------------------------------------------------------------------------------------------------
+
+    def tag(self, version: Version, name: str, reasons: Sequence[str] = ()) -> None:
+        """Make `artifact@name` mean this version from now on. Raises: ValueError for a name like `v3`."""
         folder = f"tags/{version.artifact}/{check_name(name)}"
-        if re.fullmatch(r"v\d+|latest", name):
+        if re.fullmatch(r"v\d+", name):
             raise ValueError(f"tag {name!r}: such names mean versions already")
-        number = len(self.names(folder)) + 1
-        while not self.create(f"{folder}/{number:06d}.json", json.dumps({"version": version.number}).encode()):
+        data = Tag(version=version.number, created_at=_now(), reasons=tuple(reasons)).model_dump_json().encode()
+        number = max(map(_number, self.names(folder)), default=0) + 1
+        while not self.create(f"{folder}/{number:06d}.json", data):
             number += 1
 
-    def ancestors(self, version: Version) -> list[Version]:
-        """The version and all that it was made from, children before parents, each once."""
-        found: dict[tuple[str, int], Version] = {}
-        waiting = [version]
-        while waiting:
-            current = waiting.pop(0)
-            # Seen again, it moves to the end: behind every child of its own.
-            found.pop((current.artifact, current.number), None)
-            found[(current.artifact, current.number)] = current
-            waiting += [self.version(p.artifact, p.version) for p in current.manifest.parents.values()]
-        return list(found.values())
+    def tag_history(self, artifact: str, name: str) -> list[Tag]:
+        """What a tag meant one after the other; the last counts."""
+        folder = f"tags/{check_name(artifact)}/{check_name(name)}"
+        return [Tag.model_validate_json(data) for data in self.read_all([f"{folder}/{n}" for n in self.names(folder)])]
+
+    def tags(self, artifact: str) -> dict[str, Tag]:
+        """What each tag of an artifact means."""
+        names = self.names(f"tags/{check_name(artifact)}")
+        return {name: history[-1] for name in names if (history := self.tag_history(artifact, name))}
+
+    def rejection(self, version: Version) -> Tag | None:
+        """Why a version was rejected; None for one that was not, or that `latest` was moved to all the same."""
+        if any(tag.version == version.number for tag in self.tag_history(version.artifact, LATEST)):
+            return None
+        told = [tag for tag in self.tag_history(version.artifact, REJECTED) if tag.version == version.number]
+        return told[-1] if told else None
+
+    # --- below ---------------------------------------------------------------------------------------------------
+
+    def _check_present(self, manifest: Manifest) -> None:
+        """Every file of a manifest is there. Raises: FileNotFoundError that names the first that is not."""
+        wanted = {path_of(file): file.size for files in manifest.tables.values() for file in files}
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            missing = [path for path, size in zip(wanted, pool.map(self.size, wanted), strict=True) if size is None]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} of the {len(wanted)} files of this version of {manifest.artifact} are not in "
+                f"{self.url}, {missing[0]} among them: run the stage again"
+            )
 
     def _known(self, artifact: str) -> str:
         numbers = self.numbers(artifact)
-        if numbers:
-            return f"{self.url} has v{numbers[0]} to v{numbers[-1]} of it"
-        return f"{self.url} has no version of it; run the stage that makes it first"
+        if not numbers:
+            return f"{self.url} has no version of it; run the stage that makes it first"
+        rejected = sorted({tag.version for tag in self.tag_history(artifact, REJECTED)})
+        return f"{self.url} has v{numbers[0]} to v{numbers[-1]} of it" + (
+            f", rejected: {', '.join(f'v{n}' for n in rejected)}" if rejected else ""
+        )
 
 
-def _create_on_disk(path: Path, data: bytes) -> bool:
-    """Create a file with all of its content or not at all, even if the process is killed half way.
-
-    Raises: OSError that names the file, which a write to a full disk does not by itself.
-    """
-    if path.exists():
-        return False
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".unfinished-") as unfinished:
-        try:
-            unfinished.write(data)
-            unfinished.flush()
-            os.fchmod(unfinished.fileno(), 0o666 & ~_umask())  # temporary files are private, a store is shared
-            os.fsync(unfinished.fileno())
-        except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}, writing {len(data)} bytes", str(path)) from error
-        try:
-            os.link(unfinished.name, path)  # unlike a rename, it fails where the file exists
-        except FileExistsError:
-            return False
-    return True
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _number(name: str) -> int:
     return int(name.split(".")[0])
 
 
-def _path_of(file: DataFile) -> str:
-    return f"files/{file.sha256[:2]}/{file.sha256}{file.suffix}"
-
-
 def _version_path(artifact: str, number: int) -> str:
     return f"versions/{artifact}/{number:06d}.json"
+
+
+def _manifest_path(sha256: str) -> str:
+    return f"manifests/{sha256}.json"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+from pydantic import Field
 
 from storage.records import Case, Edit, Score
 from storage.schemas import CASES, EDITS, IMAGE, SCORES, from_table, with_image_features
 from storage.store import Store, Version
-from tasks.dataset.hard import decide, difficulty
+from storage.work import ShardResult
+from tasks.dataset.hard import Dropped, decide, difficulty
+from tasks.edit_baseline import first_files
 from tasks.images import contact_sheet, decode
-from tasks.stage import Progress, Result, ShardResult, Stage, StageConfig, check_coverage, join_tables
+from tasks.limits import Limit
+from tasks.stage import GatedConfig, Progress, Result, Shard, Stage, check_rows, join_tables, sum_counts
 
 REALPREF = with_image_features(
     pa.schema(
@@ -33,11 +36,22 @@ DROPPED = pa.schema(
 )
 
 
-class BuildConfig(StageConfig):
+LIMITS = {
+    "kept_share": Limit(at_least=0.01, may_change_by=0.2),
+    "unscored_share": Limit(at_most=0.1, may_change_by=0.05),
+    # The rarest edit type against the mean of all.
+    "balance": Limit(may_change_by=0.4),
+}
+
+
+class BuildConfig(GatedConfig):
     """What to keep."""
 
-    drop_full: bool = True
-    """The paper's filter. Off, everything that was scored is kept, for comparison."""
+    drop_full: bool = Field(True, description="The paper's filter. Off, everything that was scored is kept.")
+    full_at: float | None = Field(
+        None, gt=0, le=5, description="Scores from here on are full; none: what the judge that rated calls full."
+    )
+    limits: dict[str, Limit] = LIMITS
 
 
 class BuildRealPref(Stage):
@@ -45,7 +59,7 @@ class BuildRealPref(Stage):
 
     name = "build-realpref"
     artifact = "realpref"
-    code_version = 1
+    code_version = 2
 
     def __init__(self, store: Store, config: BuildConfig, scores: Version) -> None:
         """A data set from `scores` and the edits and cases that they are of."""
@@ -56,17 +70,17 @@ class BuildRealPref(Stage):
         if self.split != "train":
             raise ValueError(f"{scores} are of the split {self.split!r}: only train becomes a data set to learn from")
 
-    def shards(self) -> list[str]:
-        return [f"realpref-{i:05d}" for i in range(len(self.inputs["scores"].manifest.tables["scores"]))]
-
-    def num_items(self) -> int:
-        return self.inputs["scores"].manifest.rows("scores")
-
-    def work(self, shard: str, progress: Progress) -> ShardResult:
-        index = int(shard.removeprefix("realpref-"))
+    def shards(self) -> list[Shard]:
         # Files correspond row by row all the way from the cases.
-        files = {"cases": self.split, "edits": "edits", "scores": "scores"}
-        tables = {r: self.store.read_table(self.inputs[r].manifest.tables[t][index]) for r, t in files.items()}
+        tables = {"cases": self.split, "edits": "edits", "scores": "scores"}
+        files = [self.inputs[role].files(table) for role, table in tables.items()]
+        return [
+            Shard(f"realpref-{i:05d}", some[0].rows or 0, self.settings, dict(zip(tables, some, strict=True)))
+            for i, some in enumerate(zip(*files, strict=True))
+        ]
+
+    def work(self, shard: Shard, progress: Progress) -> ShardResult:
+        tables = {role: self.store.read_table(file) for role, file in shard.files.items()}
         kept, dropped = [], []
         for case, edit, score, *cells in zip(
             from_table(tables["cases"], Case),
@@ -77,7 +91,7 @@ class BuildRealPref(Stage):
         ):
             if not case.case_id == edit.case_id == score.case_id or edit.edit_id != score.edit_id:
                 raise ValueError(f"case {case.case_id}, edit {edit.edit_id}, score {score.score_id} are not of one row")
-            decision = decide(score, edit.failure, self.config.drop_full)
+            decision = decide(score, edit.failure, self.config.drop_full, self.config.full_at)
             row = {name: value for cell in cells for name, value in cell.items()}
             if decision.dropped is None:
                 assert score.score is not None
@@ -85,39 +99,37 @@ class BuildRealPref(Stage):
             else:
                 dropped.append({**row, "reason": decision.dropped, "detail": decision.detail})
         progress(len(kept) + len(dropped))
+        partition = shard.files["cases"].partition
         return ShardResult(
             tables={
-                "train": (self.store.add_table(_select(kept, REALPREF)),),
-                "dropped": (self.store.add_table(_select(dropped, DROPPED)),),
-            }
-        )
-
-    def finish(self, results: Sequence[ShardResult]) -> Result:
-        tables = join_tables(results)
-        columns = ["case_id", "edit_type", "score"]
-        kept = [row for file in tables["train"] for row in self.store.read_table(file, columns).to_pylist()]
-        dropped = [row for f in tables["dropped"] for row in self.store.read_table(f, [*columns, "reason"]).to_pylist()]
-        expected = self.inputs["scores"].table("scores", ["case_id"])["case_id"].to_pylist()
-        check_coverage("kept and dropped cases", expected, [row["case_id"] for row in kept + dropped])
-        per_type: dict[str, Any] = defaultdict(lambda: {"kept": 0, "dropped": Counter()})
-        for row in kept:
-            per_type[row["edit_type"]]["kept"] += 1
-        for row in dropped:
-            per_type[row["edit_type"]]["dropped"][row["reason"]] += 1
-        return Result(
-            tables,
-            {
-                "kept": len(kept),
-                "dropped": dict(Counter(row["reason"] for row in dropped)),
-                "per_edit_type": {t: {**v, "dropped": dict(v["dropped"])} for t, v in sorted(per_type.items())},
+                "train": (self.store.add_table(_select(kept, REALPREF), partition),),
+                "dropped": (self.store.add_table(_select(dropped, DROPPED), partition),),
+            },
+            counts={
+                "per_edit_type": _per_type(kept, dropped),
                 "histogram_before": _histogram(kept + dropped),
                 "histogram_after": _histogram(kept),
             },
+            done=shard.num_items,
         )
+
+    def finish(self, results: Sequence[ShardResult]) -> Result:
+        check_rows("kept and dropped cases", self, results, ["train", "dropped"])
+        counts = sum_counts(results)
+        per_type = counts["per_edit_type"]
+        kept = [row["kept"] for row in per_type.values()]
+        dropped = sum_counts([ShardResult(counts=row["dropped"]) for row in per_type.values()])
+        total = sum(kept) + sum(dropped.values())
+        measures = {
+            "kept_share": sum(kept) / total if total else float("nan"),
+            "unscored_share": dropped.get(Dropped.NO_SCORE, 0) / total if total else float("nan"),
+            "balance": min(kept) * len(kept) / sum(kept) if sum(kept) else 0.0,
+        }
+        return Result(join_tables(results), {"kept": sum(kept), "dropped": dropped, **counts}, measures)
 
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
         rows = []
-        for row in next(version.parts("train")).slice(0, 12).to_pylist():
+        for row in self._examples(version):
             rows.append(
                 (f"{row['score']:g}  {row['instruction']}", [decode(row[c]["bytes"]) for c in ("source", "edited")])
             )
@@ -127,10 +139,28 @@ class BuildRealPref(Stage):
         ]
         return [("hard cases: source and edit", contact_sheet(pairs))] if rows else []
 
+    def _examples(self, version: Version) -> list[dict[str, Any]]:
+        """Two of each edit type, or what there is."""
+        parts = [self.store.read_table(file) for file in first_files(version.files("train"))]
+        each = 16 if len(parts) == 1 else 2
+        return [row for part in parts for row in part.slice(0, each).to_pylist()]
+
 
 def _select(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows as a table of exactly the schema's columns."""
     return pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)
+
+
+def _per_type(kept: Sequence[dict[str, Any]], dropped: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many cases of each edit type were kept, and dropped for which reason."""
+    per_type: dict[str, Any] = {}
+    for row in [*kept, *dropped]:
+        counts = per_type.setdefault(row["edit_type"], {"kept": 0, "dropped": {}})
+        if reason := row.get("reason"):
+            counts["dropped"][reason] = counts["dropped"].get(reason, 0) + 1
+        else:
+            counts["kept"] += 1
+    return per_type
 
 
 def _histogram(rows: Sequence[dict[str, Any]]) -> list[int]:

@@ -6,28 +6,38 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
 
 from storage.manifest import DataFile
-from storage.records import Case, EditType, Request
+from storage.records import Case, EditType, Request, identity
 from storage.schemas import CASES, from_table, to_table
 from storage.store import Store, Version
-from tasks.collection.balance import choose_balanced, split_of
-from tasks.collection.candidates import Candidate, Rejected, candidates_of
+from storage.work import ShardResult
+from tasks.collection.balance import Choosable, choose_balanced, split_of
+from tasks.collection.candidates import Candidate, Rejected, candidates_of, details_of
 from tasks.collection.coco import SUBJECT_AREA, CocoDataset, CocoError, read_coco, read_image
 from tasks.images import contact_sheet, decode
-from tasks.stage import Progress, Result, ShardResult, Stage, StageConfig
+from tasks.stage import Progress, Result, Shard, Stage, StageConfig, sum_counts
 
 IMAGES_PER_SHARD = 256
 CASES_PER_FILE = 256
 SMALLEST_NEW_OBJECT = 2500
 """Pixels: categories with an object at least this large can be asked for in additions and swaps."""
+
+
+LOOK_BACK = 20
+"""Versions among which the collection before is looked for."""
+_CONTINUES = ("seed", "bench_share", "cases_per_image")
+"""Settings that a collection and the one before must share; the numbers of cases may differ."""
+_NEW_CATEGORIES = "new_categories"
+_COMPARED = ("case_id", "source_id", "category", "request", "mask", "licence", "licence_url")
 
 
 class CollectConfig(StageConfig):
@@ -41,41 +51,66 @@ class CollectConfig(StageConfig):
 
 
 class CollectCases(Stage):
-    """Cases from a folder with `images/` and `annotations/instances.json`."""
+    """Cases from a folder with `images/` and `annotations/instances.json`.
+
+    A collection goes on from the one before: its cases stay, in their files, as long as their images and annotations
+    do; new ones go to new files, one edit type each.
+    """
 
     name = "collect-cases"
     artifact = "cases"
-    code_version = 3
+    code_version = 4
 
     def __init__(self, store: Store, config: CollectConfig, folder: Path) -> None:
         """A collection from one dataset; where its folder lies does not count, what it holds does."""
         super().__init__(store, config, {})
         self.config: CollectConfig = config
-        self.dataset = read_coco(folder)
+        self.folder = folder
         if not self.dataset.images:
             raise CocoError(f"{folder}: no images are annotated")
+
+    @cached_property
+    def dataset(self) -> CocoDataset:
+        """The annotations."""
+        return read_coco(self.folder)
+
+    @cached_property
+    def before(self) -> Version | None:
+        """The collection that this one goes on from: the newest whose images were chosen and split alike."""
+        if self.refresh:
+            return None
+        for version in reversed(self.store.versions(self.artifact)[-LOOK_BACK:]):
+            config = version.manifest.config
+            alike = all(config.get(name) == getattr(self.config, name) for name in _CONTINUES)
+            if alike and _NEW_CATEGORIES in version.manifest.statistics and not self.store.rejection(version):
+                return version
+        return None
 
     def fingerprints(self) -> dict[str, str]:
         # The annotations by content, the images by name and size: hashing gigabytes only to find that nothing
         # changed would make every rerun pay.
         sizes = hashlib.sha256()
         for image in self.dataset.images:
-            path = self.dataset.folder / "images" / image["file_name"]
-            sizes.update(f"{image['file_name']} {path.stat().st_size if path.is_file() else -1}\n".encode())
+            sizes.update(f"{image['file_name']} {self._size_of(image)}\n".encode())
         return {"annotations": self.dataset.sha256, "images": sizes.hexdigest()}
 
-    def shards(self) -> list[str]:
-        return [f"images-{start:06d}" for start in range(0, len(self.dataset.images), IMAGES_PER_SHARD)]
+    def shards(self) -> list[Shard]:
+        dataset = self.dataset
+        shards = []
+        for start in range(0, len(dataset.images), IMAGES_PER_SHARD):
+            images = dataset.images[start : start + IMAGES_PER_SHARD]
+            entries = [[image, self._size_of(image), dataset.annotations.get(image["id"], ())] for image in images]
+            basis = [self.config.seed, self.new_categories, sorted(dataset.categories.items()), entries]
+            basis += [sorted(dataset.licences.items()), dataset.stray if start == 0 else ()]
+            shards.append(Shard(f"images-{start:06d}", len(images), identity(basis)))
+        return shards
 
-    def num_items(self) -> int:
-        return len(self.dataset.images)
-
-    def work(self, shard: str, progress: Progress) -> ShardResult:
-        start = int(shard.removeprefix("images-"))
+    def work(self, shard: Shard, progress: Progress) -> ShardResult:
+        start = int(shard.name.removeprefix("images-"))
         candidates: list[Candidate] = []
         rejected: list[Rejected] = []
         for image in self.dataset.images[start : start + IMAGES_PER_SHARD]:
-            found, refused = candidates_of(self.dataset, image, self._new_categories, self.config.seed)
+            found, refused = candidates_of(self.dataset, image, self.new_categories, self.config.seed)
             candidates += found
             rejected += refused
             progress(1)
@@ -88,46 +123,74 @@ class CollectCases(Stage):
             "candidates": (self.store.add_table(pa.Table.from_pylist(rows, schema=_CANDIDATES)),),
             "rejected": (self.store.add_table(pa.Table.from_pylist([asdict(r) for r in rejected], schema=_REJECTED)),),
         }
-        return ShardResult(tables=tables)
+        counts = {"candidates": len(candidates), "rejected": dict(Counter(r.reason for r in rejected))}
+        return ShardResult(tables=tables, counts=counts, done=shard.num_items)
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
-        candidates = [c for result in results for c in self._candidates(result.tables["candidates"])]
-        rejected = [file for result in results for file in result.tables["rejected"]]
-        reasons = Counter(
-            reason for file in rejected for reason in self.store.read_table(file, ["reason"])["reason"].to_pylist()
-        )
-        statistics: dict[str, Any] = {"images": len(self.dataset.images), "candidates": len(candidates)}
+        counts = sum_counts(results)
+        reasons: Counter[str] = Counter(counts["rejected"])
+        files = [file for result in results for file in result.tables["candidates"]]
+        candidates: dict[str, _Brief] = {}
+        for candidate in self._candidates(files):
+            candidates.setdefault(candidate.case_id, candidate)
+        reasons["the same case twice"] = counts["candidates"] - len(candidates)
+        statistics: dict[str, Any] = {"images": len(self.dataset.images), "candidates": counts["candidates"]}
         tables: dict[str, list[DataFile]] = {}
         images = {image["id"]: image for image in self.dataset.images}
-        seen: set[str] = set()
+        seed, share = self.config.seed, self.config.bench_share
         for split, wanted in (("train", self.config.train_per_edit_type), ("bench", self.config.bench_per_edit_type)):
-            own = [c for c in candidates if split_of(c.image_hash, self.config.bench_share, self.config.seed) == split]
-            chosen, rest = choose_balanced(own, wanted, self.config.cases_per_image, self.config.seed)
+            own = {i: c for i, c in candidates.items() if split_of(c.image_hash, share, seed) == split}
+            tables[split], kept, withdrawn = self._taken_over(split, own)
+            free = [c for case_id, c in own.items() if case_id not in kept]
+            stay = [own[case_id] for case_id in kept]
+            chosen, rest = choose_balanced(free, wanted, self.config.cases_per_image, seed, stay)
             reasons[f"not needed for {split}"] += len(rest)
-            tables[split] = []
-            count: Counter[str] = Counter()
-            categories: Counter[str] = Counter()
-            # At least one file, so that even an empty split is a table.
-            for start in range(0, max(len(chosen), 1), CASES_PER_FILE):
-                cases = [self._case(c, images[c.image_id], split) for c in chosen[start : start + CASES_PER_FILE]]
-                new = [case for case in cases if case.case_id not in seen]
-                reasons["the same case twice"] += len(cases) - len(new)
-                seen.update(case.case_id for case in new)
-                count.update(case.edit_type for case in new)
-                categories.update(case.category for case in new)
-                tables[split].append(self.store.add_table(to_table(new, CASES)))
+            for some in _one_type_each(chosen):
+                cases = [self._case(c, images[c.image_id], split) for c in self._in_full(files, some)]
+                tables[split].append(self.store.add_table(to_table(cases, CASES), some[0].edit_type))
+            if not tables[split]:
+                tables[split].append(self.store.add_table(to_table([], CASES)))  # even an empty split is a table
+            count = Counter(c.edit_type for c in (*stay, *chosen))
             statistics[split] = {
-                "cases": sum(count.values()),
+                "cases": count.total(),
+                "taken_over": len(stay),
+                "withdrawn": withdrawn,
                 "per_edit_type": {edit_type: count[edit_type] for edit_type in EditType},
                 "shortfall": {t: wanted - count[t] for t in EditType if count[t] < wanted},
-                "per_category": dict(sorted(categories.items())),
+                "per_category": dict(sorted(Counter(c.category for c in (*stay, *chosen)).items())),
             }
         left_out = {reason: n for reason, n in sorted(reasons.items()) if n}
-        if not seen:
+        if not any(statistics[split]["cases"] for split in tables):
             why = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
             raise CocoError(f"{self.dataset.folder}: not one case could be made of {len(images)} images: {why}")
         statistics["left_out"] = left_out
+        statistics[_NEW_CATEGORIES] = self.new_categories
+        rejected = [file for result in results for file in result.tables["rejected"]]
         return Result({**tables, "rejected": rejected}, statistics)
+
+    def _taken_over(self, split: str, candidates: Mapping[str, Choosable]) -> tuple[list[DataFile], list[str], int]:
+        """The files of the collection before, without the cases that are no more.
+
+        Returns: the files, the identifiers of their cases, and how many were withdrawn.
+        """
+        files: list[DataFile] = []
+        kept: list[str] = []
+        withdrawn = 0
+        for file in self.before.files(split) if self.before else ():
+            rows = self.store.read_table(file, _COMPARED).to_pylist()
+            stays = [self._stays(row, candidates) for row in rows]
+            kept += [row["case_id"] for row, stay in zip(rows, stays, strict=True) if stay]
+            withdrawn += stays.count(False)
+            if all(stays) and rows:
+                files.append(file)
+            elif any(stays):
+                files.append(self.store.add_table(self.store.read_table(file).filter(stays), file.partition))
+        return files, kept, withdrawn
+
+    def _stays(self, row: Mapping[str, Any], candidates: Mapping[str, Any]) -> bool:
+        candidate = candidates.get(row["case_id"])
+        told = (row["source_id"], row["category"], json.loads(row["request"]), json.loads(row["mask"]))
+        return candidate is not None and candidate.details == details_of(*told, row["licence"], row["licence_url"])
 
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
         rows: dict[EditType, list[Case]] = {edit_type: [] for edit_type in EditType}
@@ -140,12 +203,15 @@ class CollectCases(Stage):
         return [("sources, six of each edit type", contact_sheet(sheet))]
 
     @cached_property
-    def _new_categories(self) -> list[str]:
+    def new_categories(self) -> list[str]:
         """Categories that can be asked for in additions and swaps: something large shows what one looks like.
 
+        A collection that goes on from another asks for the same ones: with others, every request would be drawn anew.
         Where there is a choice, it is an object that stands alone of its category, as a subject does: an editor that
         cuts objects out of the sources of the cases then finds one.
         """
+        if self.before is not None:
+            return list(self.before.manifest.statistics[_NEW_CATEGORIES])
         dataset: CocoDataset = self.dataset
         large: set[Any] = set()
         alone: set[Any] = set()
@@ -190,17 +256,53 @@ class CollectCases(Stage):
             origin_url=source.origin_url,
         )
 
-    def _candidates(self, files: Sequence[DataFile]) -> Iterator[Candidate]:
-        for file in files:
-            for row in self.store.read_table(file).to_pylist():
-                yield Candidate(
-                    **row
-                    | {
-                        "edit_type": EditType(row["edit_type"]),
-                        "request": Request.from_dict(json.loads(row["request"])),
-                        "mask": json.loads(row["mask"]),
-                    }
-                )
+    def _size_of(self, image: Mapping[str, Any]) -> int:
+        path = self.dataset.folder / "images" / image["file_name"]
+        return path.stat().st_size if path.is_file() else -1
+
+    def _candidates(self, files: Sequence[DataFile]) -> Iterator[_Brief]:
+        for number, file in enumerate(files):
+            table = self.store.read_table(file, _Brief.COLUMNS)
+            for row, values in enumerate(zip(*(table[name].to_pylist() for name in _Brief.COLUMNS), strict=True)):
+                case_id, image_hash, edit_type, category, details = values
+                yield _Brief(case_id, image_hash, EditType(edit_type), category, details, number, row)
+
+    def _in_full(self, files: Sequence[DataFile], chosen: Sequence[_Brief]) -> Iterator[Candidate]:
+        """What was chosen with everything that is known of it."""
+        rows: dict[str, dict[str, Any]] = {}
+        for number in sorted({c.file for c in chosen}):
+            table = self.store.read_table(files[number])
+            for row in table.take([c.row for c in chosen if c.file == number]).to_pylist():
+                rows[row["case_id"]] = row
+        for brief in chosen:
+            row = rows[brief.case_id]
+            row["edit_type"] = EditType(row["edit_type"])
+            row["request"] = Request.from_dict(json.loads(row["request"]))
+            row["mask"] = json.loads(row["mask"])
+            yield Candidate(**row)
+
+
+@dataclass(frozen=True, slots=True)
+class _Brief:
+    """A candidate as choosing sees it: there are millions of them."""
+
+    case_id: str
+    image_hash: str
+    edit_type: EditType
+    category: str
+    details: str
+    file: int
+    row: int
+
+    COLUMNS: ClassVar = ("case_id", "image_hash", "edit_type", "category", "details")
+
+
+def _one_type_each(chosen: Sequence[_Brief]) -> Iterator[list[_Brief]]:
+    """Up to a file full of one edit type at a time, in order."""
+    for _, of_type in groupby(chosen, key=lambda c: c.edit_type):
+        cases = list(of_type)
+        for start in range(0, len(cases), CASES_PER_FILE):
+            yield cases[start : start + CASES_PER_FILE]
 
 
 def cases_of(version: Version, split: Literal["train", "bench"] | str) -> Iterator[Case]:
@@ -209,8 +311,8 @@ def cases_of(version: Version, split: Literal["train", "bench"] | str) -> Iterat
         yield from from_table(part, Case)
 
 
-_CANDIDATES = pa.schema(
-    [("image_id", pa.int64())]
-    + [(n, pa.string()) for n in ("source_id", "image_hash", "edit_type", "category", "instruction", "request", "mask")]
+_CANDIDATE_TEXTS = (
+    *("source_id", "image_hash", "case_id", "edit_type", "category", "instruction", "request", "mask", "details"),
 )
+_CANDIDATES = pa.schema([("image_id", pa.int64())] + [(n, pa.string()) for n in _CANDIDATE_TEXTS])
 _REJECTED = pa.schema([(name, pa.string()) for name in ("source_id", "reason", "detail")])

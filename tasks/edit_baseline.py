@@ -10,18 +10,21 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from storage.manifest import DataFile
 from storage.records import Case, Edit, EditType, identity
 from storage.schemas import EDITS, from_table, to_table
 from storage.store import Store, Version
+from storage.work import ShardResult
 from tasks.collect_cases import cases_of
 from tasks.collection.coco import decode_mask
-from tasks.editing.catalogue import EditorConfig, make_editor
+from tasks.editing.catalogue import EditorConfig, fingerprint_of_editor, make_editor
 from tasks.editing.interface import EditFailure, Editor, EditTask
 from tasks.images import contact_sheet, decode, png
-from tasks.stage import Progress, Result, ShardResult, Stage, StageConfig, check_coverage, join_tables, sum_counts
+from tasks.rows import BATCH, Kind, Rows
+from tasks.stage import Progress, Result, Shard, Stage, StageConfig, check_rows, join_tables, sum_counts
 
-BATCH = 64
-"""Edits between two looks at the progress."""
+ROWS = Kind("edits", "edits", Edit, EDITS, "edit_id", good=("failure", ""))
+"""An edit that failed is tried again when its shard is worked on again."""
 
 
 class EditConfig(StageConfig):
@@ -37,7 +40,7 @@ class EditBaseline(Stage):
 
     name = "edit-baseline"
     artifact = "edits"
-    code_version = 2
+    code_version = 3
 
     def __init__(self, store: Store, config: EditConfig, cases: Version) -> None:
         """Edits of `cases`."""
@@ -46,46 +49,67 @@ class EditBaseline(Stage):
 
     @cached_property
     def editor(self) -> Editor:
-        """Made once; its fingerprint is part of the key."""
+        """Made on first use: a night without new cases loads no model."""
         cases = self.inputs["cases"]
         return make_editor(self.config.editor, self.store, lambda: cases_of(cases, self.config.split))
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """The editor's."""
+        return fingerprint_of_editor(self.config.editor, self.store)
+
+    @cached_property
+    def rows(self) -> Rows[Edit]:
+        """The edits that there are already."""
+        return Rows(self.store, ROWS, self.name, [self.fingerprint])
+
     def fingerprints(self) -> dict[str, str]:
-        return {"editor": self.editor.fingerprint}
+        return {"editor": self.fingerprint}
 
-    def shards(self) -> list[str]:
-        return [f"edits-{i:05d}" for i in range(len(self.inputs["cases"].manifest.tables[self.config.split]))]
+    def shards(self) -> list[Shard]:
+        files = self.inputs["cases"].files(self.config.split)
+        basis = [self.fingerprint, self.config.seed]
+        return [Shard(f"edits-{i:05d}", file.rows or 0, basis, {"cases": file}) for i, file in enumerate(files)]
 
-    def num_items(self) -> int:
-        return self.inputs["cases"].manifest.rows(self.config.split)
-
-    def work(self, shard: str, progress: Progress) -> ShardResult:
-        file = self.inputs["cases"].manifest.tables[self.config.split][int(shard.removeprefix("edits-"))]
-        cases = list(from_table(self.store.read_table(file), Case))
-        edits = edit_cases(self.editor, cases, self.config.seed, progress)
+    def work(self, shard: Shard, progress: Progress) -> ShardResult:
+        cases = list(from_table(self.store.read_table(shard.files["cases"]), Case))
+        filled = self.rows.fill(
+            self.key_of(shard),
+            [Edit.id_of(case.case_id, self.fingerprint, self.config.seed) for case in cases],
+            lambda some: edit_cases(self.editor, [cases[i] for i in some], self.config.seed, lambda count: None),
+            progress,
+            self.refresh,
+        )
         # A reason may go on with a detail after a colon; only the reason is counted by.
-        counts = Counter("edited" if not e.failure else f"failed: {e.failure.split(':')[0]}" for e in edits)
-        return ShardResult(tables={"edits": (self.store.add_table(to_table(edits, EDITS)),)}, counts=dict(counts))
+        counts = Counter("edited" if not e.failure else f"failed: {e.failure.split(':')[0]}" for e in filled.rows)
+        file = self.store.add_table(to_table(filled.rows, EDITS), shard.files["cases"].partition)
+        return ShardResult(tables={"edits": (file,)}, counts=dict(counts), done=len(filled.made), failed=filled.failed)
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
-        tables = join_tables(results)
-        expected = self.inputs["cases"].table(self.config.split, ["case_id"])["case_id"].to_pylist()
-        found = [i for file in tables["edits"] for i in self.store.read_table(file, ["case_id"])["case_id"].to_pylist()]
-        check_coverage("edits of cases", expected, found)
-        return Result(tables, {"counts": sum_counts(results), "editor": self.config.editor.model_dump(mode="json")})
+        check_rows("edits of cases", self, results, ["edits"])
+        statistics = {"counts": sum_counts(results), "editor": self.config.editor.model_dump(mode="json")}
+        return Result(join_tables(results), statistics)
 
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
-        edits = {edit.case_id: edit for edit in from_table(next(version.parts("edits")), Edit)}
         rows: dict[EditType, list[np.ndarray]] = {}
         titles: dict[EditType, str] = {}
-        for part in self.inputs["cases"].parts(self.config.split):
-            for case in from_table(part, Case):
-                edit = edits.get(case.case_id)
+        for cases, edits in zip(*(first_files(v.files(t)) for v, t in self._tables(version)), strict=True):
+            made = {edit.case_id: edit for edit in from_table(self.store.read_table(edits), Edit)}
+            for case in from_table(self.store.read_table(cases), Case):
+                edit = made.get(case.case_id)
                 if edit is None or edit.edited is None or len(rows.setdefault(case.edit_type, [])) >= 6:
                     continue
                 titles.setdefault(case.edit_type, f"{case.edit_type}: {case.instruction}")
                 rows[case.edit_type] += [decode(case.source), decode(edit.edited)]
         return [("source and edit", contact_sheet([(titles[t], pictures) for t, pictures in rows.items()]))]
+
+    def _tables(self, version: Version) -> list[tuple[Version, str]]:
+        return [(self.inputs["cases"], self.config.split), (version, "edits")]
+
+
+def first_files(files: Sequence[DataFile]) -> list[DataFile]:
+    """The first file of each partition: enough for examples of everything, without reading it all."""
+    return list({file.partition: file for file in reversed(files)}.values())[::-1]
 
 
 def edit_cases(editor: Editor, cases: Sequence[Case], seed: int, progress: Progress) -> list[Edit]:

@@ -6,66 +6,97 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from storage.diff import changed_values
+from storage.lineage import ancestors, parents_of
 from storage.store import Version
 from tasks.images import data_uri
 
 
-def version_page(version: Version, pictures: Sequence[tuple[str, bytes]], run_url: str | None, reused: bool) -> str:
+def version_page(version: Version, pictures: Sequence[tuple[str, bytes]], ui: str | None, reused: bool) -> str:
     """The page of a version.
 
     Args:
         pictures: captioned PNG pictures.
-        run_url: where the runs of the orchestrator are shown, with `{id}` for the run; None without one.
+        ui: the address of the Prefect UI; None without one.
         reused: whether this run found the version instead of making it.
     """
-    manifest = version.manifest
-    made = f"made by {manifest.stage} (code {manifest.stage_version}) at {version.ref.created_at}"
-    if run_url and version.ref.flow_run_id:
-        made += f" in [this run]({run_url.format(id=version.ref.flow_run_id)})"
+    manifest, ref = version.manifest, version.ref
+    made = f"made by {manifest.stage} (code {manifest.stage_version}) at {ref.created_at}"
+    if ui and ref.flow_run_id:
+        made += f" in [this run]({run_page(ui, ref.flow_run_id)})"
+    worked = "" if ref.done is None else f" {ref.done} items were worked on; the others were taken over."
+    rejection = version.store.rejection(version)
     parts = [
         f"# {version}",
-        f"{'**Reused**: nothing changed since it was ' if reused else ''}{made}, {version.ref.seconds:.1f} s.",
+        f"{'**Reused**: nothing changed since it was ' if reused else ''}{made}, {ref.seconds:.1f} s.{worked}",
+        f"**Rejected**, latest stays: {_plain('; '.join(rejection.reasons))}" if rejection else "",
         "## Where it comes from",
-        mermaid(version, run_url),
-        parents_table(version, run_url),
+        mermaid(version, ui),
+        parents_table(version, ui),
         "## What is in it",
         tables_table(version),
         statistics_list(manifest.statistics),
+        differences(version),
     ]
     for caption, png in pictures:
         parts.append(f"### {_plain(caption)}\n\n![{_plain(caption)}]({data_uri(png)})")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def mermaid(version: Version, run_url: str | None = None) -> str:
+def run_page(ui: str, flow_run_id: str) -> str:
+    """Where the Prefect UI shows a run."""
+    return f"{ui}/v2/runs/flow-run/{flow_run_id}"
+
+
+def artifact_page(ui: str, artifact: str) -> str:
+    """Where the Prefect UI shows the history of an artifact."""
+    return f"{ui}/v2/artifacts/key/{artifact}"
+
+
+def mermaid(version: Version, ui: str | None = None) -> str:
     """The ancestors as a graph from top to bottom; a node leads to the run that made it."""
     lines = ["```mermaid", "graph TD"]
-    versions = list(reversed(version.store.ancestors(version)))
+    versions = list(reversed(ancestors(version)))
     for node in versions:
-        rows = sum(node.manifest.rows(table) for table in node.manifest.tables)
-        lines.append(f'    {_node(node)}["{node}<br/>{node.manifest.stage}, {rows} rows"]')
+        lines.append(f'    {_node(node)}["{node}<br/>{node.manifest.stage}, {node.manifest.num_rows()} rows"]')
     for node in versions:
         for parent in node.manifest.parents.values():
             lines.append(f"    {parent.artifact}_{parent.version} --> {_node(node)}")
     for node in versions:
-        if run_url and node.ref.flow_run_id:
-            lines.append(f'    click {_node(node)} "{run_url.format(id=node.ref.flow_run_id)}"')
+        if ui and node.ref.flow_run_id:
+            lines.append(f'    click {_node(node)} "{run_page(ui, node.ref.flow_run_id)}"')
     lines += [f"    style {_node(version)} stroke-width:3px", "```"]
     return "\n".join(lines)
 
 
-def parents_table(version: Version, run_url: str | None = None) -> str:
-    """The direct parents."""
+def parents_table(version: Version, ui: str | None = None) -> str:
+    """The versions that went in, with links to the runs that made them."""
     if not version.manifest.parents:
         return ""
-    rows = ["| role | version | manifest |", "|---|---|---|"]
-    for role, parent in version.manifest.parents.items():
-        name = f"{parent.artifact}@v{parent.version}"
-        run = version.store.version(parent.artifact, parent.version).ref.flow_run_id
-        if run_url and run:
-            name = f"[{name}]({run_url.format(id=run)})"
-        rows.append(f"| {role} | {name} | `{parent.manifest[:12]}` |")
+    rows = ["| went in as | version | rows | made by | manifest |", "|---|---|---:|---|---|"]
+    for role, parent in parents_of(version).items():
+        name, made_by = str(parent), parent.manifest.stage
+        if ui:
+            name = f"[{name}]({artifact_page(ui, parent.artifact)})"
+            if parent.ref.flow_run_id:
+                made_by = f"[{made_by}]({run_page(ui, parent.ref.flow_run_id)})"
+        rows.append(f"| {role} | {name} | {parent.manifest.num_rows()} | {made_by} | `{parent.ref.manifest[:12]}` |")
     return "\n".join(rows)
+
+
+def differences(version: Version) -> str:
+    """What is different from the version before: rows, configuration, and what the stage measures of itself."""
+    try:
+        before = version.store.version(version.artifact, version.number - 1)
+    except LookupError:
+        return ""
+    one, two = before.manifest, version.manifest
+    changes = [f"rows of {t}: {one.rows(t)} -> {two.rows(t)}" for t in two.tables if one.rows(t) != two.rows(t)]
+    for what in ("config", "fingerprints"):
+        changes += [f"{what} {change}" for change in changed_values(getattr(one, what), getattr(two, what))]
+    changes += changed_values(one.statistics.get("measures", {}), two.statistics.get("measures", {}))
+    lines = [f"- {_plain(change)}" for change in changes] or ["- nothing of rows, configuration and measures"]
+    return "\n".join([f"## What changed since {before}", "", *lines])
 
 
 def tables_table(version: Version) -> str:

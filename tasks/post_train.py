@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from storage.store import Store, Version
+from storage.work import ShardResult
+from tasks.hp_scorer.catalogue import make_scorer
+from tasks.miniature.editor import weights_fingerprint
 from tasks.post_training.job import Job, PostTrainConfig
-from tasks.stage import Progress, Result, ShardResult, Stage
+from tasks.stage import Progress, Result, Shard, Stage
 
 METRICS = pa.schema(
     [("iteration", pa.int32())]
@@ -62,20 +64,11 @@ class PostTrain(Stage):
         self.scratch = scratch
 
     def fingerprints(self) -> dict[str, str]:
-        from tasks.hp_scorer.catalogue import make_scorer
-        from tasks.miniature.editor import WEIGHTS
+        scorer = make_scorer(self.config.scorer)
+        return {"editor": weights_fingerprint(), "scorer": scorer.fingerprint}
 
-        # Of the files rather than the model, so that no flow loads torch only to look for a version.
-        editor = hashlib.sha256()
-        for path in sorted(path for path in WEIGHTS.rglob("*") if path.is_file()):
-            editor.update(f"{path.relative_to(WEIGHTS)}\n".encode() + path.read_bytes())
-        return {"editor": editor.hexdigest()[:16], "scorer": make_scorer(self.config.scorer).fingerprint}
-
-    def shards(self) -> list[str]:
-        return ["training"]
-
-    def num_items(self) -> int:
-        return self.config.grpo.iterations
+    def shards(self) -> list[Shard]:
+        return [Shard("training", self.config.grpo.iterations, self.key)]
 
     @property
     def job(self) -> Job:
@@ -90,14 +83,15 @@ class PostTrain(Stage):
     def forget(self) -> None:
         self.job.forget()
 
-    def work(self, shard: str, progress: Progress) -> ShardResult:
+    def work(self, shard: Shard, progress: Progress) -> ShardResult:
         job = self.job
-        run_worker(job, progress)
+        run_worker(job, progress, self.store.environment())
         rows = [{n: row[n] for n in METRICS.names} for row in map(json.loads, job.metrics.read_text().splitlines())]
         weights = self.store.add_file(job.adapter.read_bytes(), ".safetensors")
         gate = self.store.add_file(job.gate.read_bytes(), ".json")
         curves = self.store.add_table(pa.Table.from_pylist(rows, schema=METRICS))
-        return ShardResult(tables={"weights": (weights,), "gate": (gate,), "curves": (curves,)})
+        tables = {"weights": (weights,), "gate": (gate,), "curves": (curves,)}
+        return ShardResult(tables=tables, done=len(rows))
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
         (result,) = results
@@ -105,8 +99,11 @@ class PostTrain(Stage):
         return Result(result.tables, summarise(curves))
 
 
-def run_worker(job: Job, progress: Progress) -> None:
+def run_worker(job: Job, progress: Progress, environment: Mapping[str, str] = {}) -> None:
     """Start the training process and follow its metrics until it ends.
+
+    Args:
+        environment: added to this process's, such as what opens the store.
 
     Raises: TrainingFailedError with the end of what it said.
     """
@@ -119,7 +116,7 @@ def run_worker(job: Job, progress: Progress) -> None:
             [sys.executable, "-m", "tasks.post_training.worker", str(order)],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | dict(environment) | {"OMP_NUM_THREADS": "1"},
         )
     seen = 0
     try:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 import threading
-from collections.abc import Callable, Iterable
-from pathlib import Path
 
-from prefect import Task, get_run_logger
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.assets import Asset, add_asset_metadata, materialize
 from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from storage.store import Store, Version
+from tasks.engines import Workers, each_of
 from tasks.lineage import version_page
-from tasks.stage import ShardResult, Stage, execute
+from tasks.stage import RejectedError, Stage, execute
+from tasks.stores import open_store
 
-RUN_PAGE = "/v2/runs/flow-run/{id}"
+REJECTED_EVENT = "hp-edit.version.rejected"
+"""Sent when a version breaks its limits."""
 
 
 class RunOptions(BaseModel):
@@ -30,17 +33,21 @@ class RunOptions(BaseModel):
 
     store: str = Field(
         default_factory=lambda: os.environ.get("HP_EDIT_STORE", "runs/store"),
-        description="Where artifacts are: a folder, or any fsspec address.",
+        description="Where artifacts are: a folder, an fsspec address, or a block remote-file-system/<name>.",
     )
     scratch: str = Field(
         default_factory=lambda: os.environ.get("HP_EDIT_SCRATCH", "runs/scratch"),
         description="A local folder for checkpoints of training in progress.",
     )
     refresh: bool = Field(False, description="Do the work again even if nothing changed.")
+    retry_failed: bool = Field(False, description="Try again what failed before, such as scores that are missing.")
+    workers: dict[str, Workers] = Field(
+        {}, description="Where a stage's shards are worked on, by the stage's name; others: one after another, here."
+    )
 
     def open_store(self) -> Store:
-        """The store; a local folder is taken from where the flow runs."""
-        return Store(str(Path(self.store).absolute()) if "://" not in self.store else self.store)
+        """The store."""
+        return open_store(self.store)
 
 
 class ArtifactRef(BaseModel):
@@ -69,31 +76,39 @@ def version_arguments(description: str | None, *artifacts: str) -> list[str]:
 
 
 def run_stage(stage: Stage, options: RunOptions) -> ArtifactRef:
-    """Run a stage and show the version in the Prefect UI."""
+    """Run a stage and show the version in the Prefect UI, also one that its limits rejected.
+
+    Raises: RejectedError, after the page was published and an event sent.
+    """
     logger = get_run_logger()
     # Shards may finish in threads; the bar is not safe by itself.
     lock = threading.Lock()
-    with tqdm(total=stage.num_items(), desc=f"{stage.name:16s}", unit="", mininterval=0.5, smoothing=0.05) as bar:
+    with tqdm(desc=f"{stage.name:16s}", unit="", mininterval=0.5, smoothing=0.05) as bar:
 
         def progress(count: int) -> None:
             with lock:
                 bar.update(count)
 
-        def each(work: Callable[[str], ShardResult], shards: list[str]) -> Iterable[ShardResult]:
-            run_shard = Task(
-                fn=work,
-                name=f"{stage.name}-shard",
-                task_run_name="{shard}",
-                cache_policy=NO_CACHE,
-                persist_result=False,
-            )
-            return [run_shard(shard) for shard in shards]
+        def expect(total: int) -> None:
+            bar.total = total
 
-        run = execute(stage, refresh=options.refresh, progress=progress, each=each, flow_run_id=flow_run.id)
-        if run.reused:
-            bar.update(bar.total - bar.n)
+        try:
+            run = execute(
+                stage,
+                refresh=options.refresh,
+                retry_failed=options.retry_failed,
+                progress=progress,
+                expect=expect,
+                each=each_of(options.workers.get(stage.name, Workers())),
+                flow_run_id=flow_run.id,
+            )
+        except RejectedError as rejected:
+            publish(stage, rejected.version, reused=False)
+            emit_rejected(rejected)
+            raise
     publish(stage, run.version, run.reused)
-    logger.info("%s %s", run.version, "stands, nothing changed" if run.reused else "committed")
+    said = "stands, nothing changed" if run.reused else f"committed, {run.done} items worked on"
+    logger.info("%s %s", run.version, said)
     manifest = run.version.manifest
     rows = max((manifest.rows(table) for table in manifest.tables), default=0)
     return ArtifactRef(
@@ -109,7 +124,36 @@ def publish(stage: Stage, version: Version, reused: bool) -> None:
     """Show a version in the Prefect UI; its key page there is the artifact's history."""
     url = get_current_settings().server.ui.api_url or get_current_settings().api.url or ""
     base = url.removesuffix("/api")
-    page = version_page(
-        version, [] if reused else stage.pictures(version), f"{base}{RUN_PAGE}" if base else None, reused
-    )
+    page = version_page(version, [] if reused else stage.pictures(version), base or None, reused)
     create_markdown_artifact(page, key=version.artifact, description=str(version))
+    if not reused:
+        emit_made(version)
+
+
+def emit_made(version: Version) -> None:
+    """Tell Prefect of a new version as of an asset, so that automations can start what depends on it."""
+
+    def asset(name: str) -> Asset:
+        return Asset(key=f"hpedit://{name}")
+
+    manifest = version.manifest
+    metadata = {"manifest": version.ref.manifest, "rows": manifest.num_rows(), "done": version.ref.done}
+    parents: list[str | Asset] = [asset(f"{parent.artifact}@v{parent.version}") for parent in manifest.parents.values()]
+
+    @materialize(asset(str(version)), asset_deps=parents, name=f"{version.artifact}-version", cache_policy=NO_CACHE)
+    def made() -> None:
+        add_asset_metadata(f"hpedit://{version}", metadata)
+
+    made()
+
+
+def emit_rejected(rejected: RejectedError) -> None:
+    """Tell Prefect of a version that broke its limits; an automation can notify people of it."""
+    emit_event(
+        event=REJECTED_EVENT,
+        resource={
+            "prefect.resource.id": f"hp-edit.{rejected.version.artifact}",
+            "prefect.resource.name": str(rejected.version),
+        },
+        payload={"version": str(rejected.version), "reasons": list(rejected.reasons)},
+    )

@@ -5,29 +5,39 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from storage.records import Case, Edit, Score
+from storage.records import Case, Edit, EditType, Score
 from storage.schemas import SCORES, from_table, to_table
 from storage.store import Store, Version
+from storage.work import ShardResult
 from tasks.collection.coco import decode_mask
+from tasks.edit_baseline import first_files
 from tasks.hp_scorer.catalogue import ScorerConfig, make_scorer
 from tasks.hp_scorer.contract import EditTriplet, Outcome, Scorer
 from tasks.images import contact_sheet, decode
-from tasks.stage import Progress, Result, ShardResult, Stage, StageConfig, check_coverage, join_tables, sum_counts
+from tasks.limits import Limit
+from tasks.rows import BATCH, Kind, Rows
+from tasks.stage import GatedConfig, Progress, Result, Shard, Stage, check_rows, join_tables, sum_counts
 
-BATCH = 64
-"""Ratings between two looks at the progress."""
+ROWS = Kind("scores", "scores", Score, SCORES, "score_id", good=("outcome", Outcome.SCORED))
+"""A score that is missing is asked for again when its shard is worked on again."""
+LIMITS = {
+    # More missing scores than this mean that the judge is broken, not a few pictures.
+    "coverage": Limit(at_least=0.95, may_change_by=0.04),
+    # A judge that suddenly likes everything.
+    "full_share": Limit(at_most=0.98, may_change_by=0.2),
+    "mean_score": Limit(may_change_by=0.8),
+}
 
 
-class RateConfig(StageConfig):
+class RateConfig(GatedConfig):
     """With which judge to rate."""
 
     scorer: ScorerConfig = ScorerConfig()
-    largest_failed_share: float = 0.05
-    """The stage fails where more edits than this end without a score: then the judge is broken, not a few pictures."""
+    limits: dict[str, Limit] = LIMITS
 
 
 class RateEdits(Stage):
@@ -35,7 +45,7 @@ class RateEdits(Stage):
 
     name = "rate-edits"
     artifact = "scores"
-    code_version = 1
+    code_version = 2
 
     def __init__(self, store: Store, config: RateConfig, edits: Version) -> None:
         """Scores of `edits`; the cases are those that the edits were made from."""
@@ -50,74 +60,108 @@ class RateEdits(Stage):
         return make_scorer(self.config.scorer)
 
     def fingerprints(self) -> dict[str, str]:
-        return {"scorer": self.scorer.fingerprint}
+        by_type = {f"scorer of {edit_type}": self.scorer.fingerprint_of(edit_type) for edit_type in EditType}
+        return {"scorer": self.scorer.fingerprint, **by_type}
 
-    def shards(self) -> list[str]:
-        return [f"scores-{i:05d}" for i in range(len(self.inputs["edits"].manifest.tables["edits"]))]
+    @cached_property
+    def rows(self) -> Rows[Score]:
+        """The scores that there are already."""
+        return Rows(self.store, ROWS, self.name, [self.scorer.fingerprint_of(edit_type) for edit_type in EditType])
 
-    def num_items(self) -> int:
-        return self.inputs["edits"].manifest.rows("edits")
-
-    def work(self, shard: str, progress: Progress) -> ShardResult:
-        index = int(shard.removeprefix("scores-"))
+    def shards(self) -> list[Shard]:
         # An edits file holds the edits of one cases file, row by row.
-        cases = list(from_table(self.store.read_table(self.inputs["cases"].manifest.tables[self.split][index]), Case))
-        edits = list(from_table(self.store.read_table(self.inputs["edits"].manifest.tables["edits"][index]), Edit))
-        scores = rate(self.scorer, cases, edits, progress)
+        pairs = zip(self.inputs["cases"].files(self.split), self.inputs["edits"].files("edits"), strict=True)
+        shards = []
+        for i, (cases, edits) in enumerate(pairs):
+            types = [EditType(cases.partition)] if cases.partition else list(EditType)
+            # Only the judge's part for these edit types: another rubric elsewhere changes nothing here.
+            basis = [self.scorer.full_at, {edit_type: self.scorer.fingerprint_of(edit_type) for edit_type in types}]
+            shards.append(Shard(f"scores-{i:05d}", edits.rows or 0, basis, {"cases": cases, "edits": edits}))
+        return shards
+
+    def work(self, shard: Shard, progress: Progress) -> ShardResult:
+        cases = list(from_table(self.store.read_table(shard.files["cases"]), Case))
+        edits = list(from_table(self.store.read_table(shard.files["edits"]), Edit))
+        filled = self.rows.fill(
+            self.key_of(shard),
+            [
+                Score.id_of(edit.edited, case.case_id, self.scorer.fingerprint_of(case.edit_type), 0)
+                for case, edit in zip(cases, edits, strict=True)
+            ],
+            lambda some: rate(self.scorer, [cases[i] for i in some], [edits[i] for i in some], lambda count: None),
+            progress,
+            self.refresh,
+        )
+        file = self.store.add_table(to_table(filled.rows, SCORES), shard.files["edits"].partition)
+        # An edit that was never made is the editor's failure, not the judge's: asking again would not help.
+        rateable = [edit.edited is not None for edit in edits]
+        outcomes = dict(Counter(score.outcome for score in filled.rows))
         return ShardResult(
-            tables={"scores": (self.store.add_table(to_table(scores, SCORES)),)},
-            counts=dict(Counter(score.outcome for score in scores)),
+            tables={"scores": (file,)},
+            counts={"rateable": sum(rateable), "outcomes": outcomes, "of": _sums(filled.rows)},
+            done=sum(rateable[i] for i in filled.made),
+            failed=filled.failed - rateable.count(False),
         )
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
-        tables = join_tables(results)
-        edits = self.inputs["edits"].table("edits", ["edit_id", "failure"])
-        columns = ["edit_id", "edit_type", "score", "full", "outcome"]
-        table = pa.concat_tables([self.store.read_table(file, columns) for file in tables["scores"]])
-        check_coverage("scores of edits", edits["edit_id"].to_pylist(), table["edit_id"].to_pylist())
+        check_rows("scores of edits", self, results, ["scores"])
         counts = sum_counts(results)
-        # An edit that was never made is the editor's failure, not the judge's.
-        rateable = edits["failure"].to_pylist().count("")
-        missing = rateable - counts.get(Outcome.SCORED, 0)
-        if missing > self.config.largest_failed_share * rateable:
-            raise RuntimeError(
-                f"{missing} of {rateable} edits have no score, more than {self.config.largest_failed_share:.0%}: "
-                + ", ".join(f"{outcome} {n}" for outcome, n in counts.items())
-            )
-        by_type: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-        for row in table.to_pylist():
-            if row["score"] is not None:
-                by_type[row["edit_type"]].append((row["score"], row["full"]))
+        sums = counts["of"]
+        scored = sum(row["scored"] for row in sums.values())
         statistics = {
-            "counts": counts,
+            "counts": counts["outcomes"],
             "judge": self.config.scorer.model_dump(mode="json"),
             "per_edit_type": {
                 edit_type: {
-                    "scored": len(values),
-                    "mean": round(float(np.mean([s for s, _ in values])), 4),
-                    "full_share": round(float(np.mean([f for _, f in values])), 4),
-                    "histogram": np.bincount([int(s + 0.5) for s, _ in values], minlength=6).tolist(),
+                    "scored": row["scored"],
+                    "mean": round(_share(row["sum"], row["scored"]), 4),
+                    "full_share": round(_share(row["full"], row["scored"]), 4),
+                    "histogram": row["histogram"],
                 }
-                for edit_type, values in sorted(by_type.items())
+                for edit_type, row in sums.items()
+                if row["scored"]
             },
         }
-        return Result(tables, statistics)
+        measures = {
+            "coverage": _share(scored, counts["rateable"]),
+            "full_share": _share(sum(row["full"] for row in sums.values()), scored),
+            "mean_score": _share(sum(row["sum"] for row in sums.values()), scored),
+        }
+        return Result(join_tables(results), statistics, measures)
 
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
-        scores = {score.case_id: score for score in from_table(next(version.parts("scores")), Score)}
-        edits = {edit.case_id: edit for edit in from_table(next(self.inputs["edits"].parts("edits")), Edit)}
         examples: dict[int, list[tuple[str, np.ndarray, np.ndarray]]] = defaultdict(list)
-        for case in from_table(next(self.inputs["cases"].parts(self.split)), Case):
-            score, edit = scores.get(case.case_id), edits.get(case.case_id)
-            if score and score.score is not None and edit and edit.edited:
-                points = int(score.score + 0.5)
-                if len(examples[points]) < 4:
+        tables = ((self.inputs["cases"], self.split), (self.inputs["edits"], "edits"), (version, "scores"))
+        for files in zip(*(first_files(v.files(table)) for v, table in tables), strict=True):
+            cases, edits, scores = (self.store.read_table(file) for file in files)
+            rows = zip(from_table(cases, Case), from_table(edits, Edit), from_table(scores, Score), strict=True)
+            for case, edit, score in rows:
+                points = None if score.score is None else int(score.score + 0.5)
+                if points is not None and edit.edited and len(examples[points]) < 4:
                     examples[points].append((case.instruction, decode(case.source), decode(edit.edited)))
-        rows = [
+        sheet = [
             (f"{points}: {'; '.join(said for said, _, _ in found[:2])}", [p for _, a, b in found for p in (a, b)])
             for points, found in sorted(examples.items(), reverse=True)
         ]
-        return [("source and edit by score", contact_sheet(rows))]
+        return [("source and edit by score", contact_sheet(sheet))]
+
+
+def _sums(scores: Sequence[Score]) -> dict[str, Any]:
+    """What statistics need of a shard, per edit type, in a form that sums up over shards."""
+    sums: dict[str, Any] = {}
+    for score in scores:
+        row = sums.setdefault(score.edit_type, {"scored": 0, "sum": 0.0, "full": 0, "histogram": [0] * 6})
+        if score.score is not None:
+            row["scored"] += 1
+            row["sum"] += score.score
+            row["full"] += int(score.full)
+            row["histogram"][int(score.score + 0.5)] += 1
+    return sums
+
+
+def _share(part: float, whole: float) -> float:
+    """The quotient; NaN where there is nothing to divide by."""
+    return part / whole if whole else float("nan")
 
 
 def rate(

@@ -10,17 +10,19 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
+from storage.lineage import ancestors
 from storage.records import Case, Edit, EditType, Score
 from storage.schemas import IMAGE, from_table, with_image_features
 from storage.store import Store, Version
-from tasks.edit_baseline import edit_cases
-from tasks.editing.catalogue import EditorConfig, make_editor
+from storage.work import ShardResult
+from tasks.edit_baseline import edit_cases, first_files
+from tasks.editing.catalogue import EditorConfig, fingerprint_of_editor, make_editor
 from tasks.editing.interface import Editor
 from tasks.hp_scorer.catalogue import ScorerConfig, make_scorer
 from tasks.hp_scorer.contract import Scorer
 from tasks.images import contact_sheet, decode
 from tasks.rate_edits import rate
-from tasks.stage import Progress, Result, ShardResult, Stage, StageConfig, check_coverage, join_tables
+from tasks.stage import Progress, Result, Shard, Stage, StageConfig, check_coverage, join_tables
 from tasks.statistics import paired_gain
 
 MODELS = ("baseline", "post_trained")
@@ -50,7 +52,7 @@ class RunBenchmark(Stage):
 
     name = "benchmark"
     artifact = "benchmark"
-    code_version = 2
+    code_version = 3
 
     def __init__(self, store: Store, config: BenchmarkConfig, cases: Version, adapter: Version) -> None:
         """A comparison on the bench split of `cases`."""
@@ -59,11 +61,14 @@ class RunBenchmark(Stage):
         _check_unseen(cases, adapter)
 
     @cached_property
-    def editors(self) -> dict[str, Editor]:
-        """Both, made once; their fingerprints are part of the key."""
+    def _editor_configs(self) -> dict[str, EditorConfig]:
         trained = self.config.editor.model_copy(update={"adapter": str(self.inputs["adapter"])})
-        configs = dict(zip(MODELS, (self.config.editor, trained), strict=True))
-        return {model: make_editor(config, self.store, lambda: ()) for model, config in configs.items()}
+        return dict(zip(MODELS, (self.config.editor, trained), strict=True))
+
+    @cached_property
+    def editors(self) -> dict[str, Editor]:
+        """Both, made on first use."""
+        return {model: make_editor(config, self.store, lambda: ()) for model, config in self._editor_configs.items()}
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -71,17 +76,17 @@ class RunBenchmark(Stage):
         return make_scorer(self.config.scorer)
 
     def fingerprints(self) -> dict[str, str]:
-        editors = {model: editor.fingerprint for model, editor in self.editors.items()}
+        configs = self._editor_configs.items()
+        editors = {model: fingerprint_of_editor(config, self.store) for model, config in configs}
         return {**editors, "scorer": self.scorer.fingerprint}
 
-    def shards(self) -> list[str]:
-        return [f"bench-{i:05d}" for i in range(len(self.inputs["cases"].manifest.tables["bench"]))]
+    def shards(self) -> list[Shard]:
+        files = self.inputs["cases"].files("bench")
+        basis = [self.fingerprints(), self.settings]
+        return [Shard(f"bench-{i:05d}", 2 * (f.rows or 0), basis, {"cases": f}) for i, f in enumerate(files)]
 
-    def num_items(self) -> int:
-        return 2 * self.inputs["cases"].manifest.rows("bench")
-
-    def work(self, shard: str, progress: Progress) -> ShardResult:
-        file = self.inputs["cases"].manifest.tables["bench"][int(shard.removeprefix("bench-"))]
+    def work(self, shard: Shard, progress: Progress) -> ShardResult:
+        file = shard.files["cases"]
         cases = list(from_table(self.store.read_table(file), Case))
         rows: list[dict[str, Any]] = [
             {n: getattr(case, n) for n in ("case_id", "source_id", "edit_type", "category", "instruction")}
@@ -94,7 +99,8 @@ class RunBenchmark(Stage):
             scores = rate(self.scorer, cases, edits, lambda count: None)
             for row, case, edit, score in zip(rows, cases, edits, scores, strict=True):
                 row |= _columns(model, case, edit, score, referee)
-        return ShardResult(tables={"samples": (self.store.add_table(pa.Table.from_pylist(rows, schema=SAMPLES)),)})
+        samples = self.store.add_table(pa.Table.from_pylist(rows, schema=SAMPLES), file.partition)
+        return ShardResult(tables={"samples": (samples,)}, done=len(self.editors) * len(rows))
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
         tables = join_tables(results)
@@ -107,8 +113,9 @@ class RunBenchmark(Stage):
 
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
         rows = []
+        first = [r for f in first_files(version.files("samples")) for r in self.store.read_table(f).to_pylist()]
         for edit_type in EditType:
-            of_type = [r for r in next(version.parts("samples")).to_pylist() if r["edit_type"] == edit_type][:3]
+            of_type = [r for r in first if r["edit_type"] == edit_type][:3]
             whole = [r for r in of_type if all(r[f"{model}_edited"] for model in MODELS)]
             pictures = [r[c]["bytes"] for r in whole for c in ("source", "baseline_edited", "post_trained_edited")]
             if whole:
@@ -119,7 +126,7 @@ class RunBenchmark(Stage):
 def _check_unseen(cases: Version, adapter: Version) -> None:
     """Raises: ValueError where the adapter was trained on images of the bench."""
     bench = set(cases.table("bench", ["source_id"])["source_id"].to_pylist())
-    for ancestor in adapter.store.ancestors(adapter):
+    for ancestor in ancestors(adapter):
         if ancestor.artifact == "cases":
             seen = bench & set(ancestor.table("train", ["source_id"])["source_id"].to_pylist())
             if seen:

@@ -1,4 +1,4 @@
-"""How every stage runs: look whether it was done, do what is missing shard by shard, check, commit.
+"""How every stage runs: look whether it was done, do what is missing shard by shard, check, commit, look at limits.
 
 Nothing here knows Prefect; `tasks.prefect_stage` runs a stage inside a flow.
 """
@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict
 
 from storage.manifest import DataFile, Manifest
 from storage.records import canonical_json, identity
-from storage.store import Store, Version
+from storage.store import LATEST, REJECTED, Store, Version
+from storage.work import Finished, ShardResult
+from tasks.limits import ROWS, Limit, broken_limits
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +35,22 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ShardResult(BaseModel):
-    """What working on one shard gave: files that are kept already, and numbers."""
+class GatedConfig(StageConfig):
+    """A configuration with limits. They decide whether a version becomes `latest`, not what is in it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    limits: dict[str, Limit] = {}
 
-    tables: dict[str, tuple[DataFile, ...]] = {}
-    counts: dict[str, int] = {}
-    """Summed over the shards for the manifest's statistics."""
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of a stage's work."""
+
+    name: str
+    num_items: int
+    basis: Any
+    """JSON-able: the settings that decide its result, besides the stage's code and the files."""
+    files: Mapping[str, DataFile] = field(default_factory=dict)
+    """What it is made from, by role."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,18 @@ class Result:
 
     tables: Mapping[str, Sequence[DataFile]]
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """What limits can be set on, besides the number of rows."""
+
+
+class RejectedError(RuntimeError):
+    """A version was made and kept, but broke the limits of its stage: `latest` did not move."""
+
+    def __init__(self, version: Version, reasons: Sequence[str]) -> None:
+        """Of a version that was just rejected, or that was rejected before and would come out the same."""
+        super().__init__(f"{version} is rejected, {LATEST} stays: " + "; ".join(reasons))
+        self.version = version
+        self.reasons = tuple(reasons)
 
 
 class Stage(ABC):
@@ -58,6 +80,8 @@ class Stage(ABC):
     artifact: ClassVar[str]
     code_version: ClassVar[int]
     """Raised whenever the code of the stage changes what it makes; `tests/tasks/test_code_versions.py` guards it."""
+    refresh = False
+    """Whether everything is to be made again, even what is known."""
 
     def __init__(self, store: Store, config: StageConfig, inputs: Mapping[str, Version]) -> None:
         """A stage ready to run.
@@ -71,19 +95,15 @@ class Stage(ABC):
         self.inputs = dict(inputs)
 
     def fingerprints(self) -> dict[str, str]:
-        """Of models and judges whose identity the config does not tell."""
+        """Of models and judges whose identity the config does not tell. Quick: nothing is loaded for it."""
         return {}
 
     @abstractmethod
-    def shards(self) -> list[str]:
-        """Names of the parts of the work, in order."""
+    def shards(self) -> list[Shard]:
+        """The parts of the work, in order."""
 
     @abstractmethod
-    def num_items(self) -> int:
-        """How many items there are in all, for the progress bar."""
-
-    @abstractmethod
-    def work(self, shard: str, progress: Progress) -> ShardResult:
+    def work(self, shard: Shard, progress: Progress) -> ShardResult:
         """Do one part. May be called again after a crash; writes only through `store.add_*`."""
 
     def forget(self) -> None:  # noqa: B027 - most stages leave nothing
@@ -97,16 +117,31 @@ class Stage(ABC):
         """A few captioned PNG pictures of the result, for people; none by default."""
         return []
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The part of the configuration that decides the result."""
+        return self.config.model_dump(mode="json", exclude={"limits"})
+
     @cached_property
     def key(self) -> str:
         """The hash of everything that decides the result: the same key, the same work."""
         return identity(
             self.name,
             self.code_version,
-            self.config.model_dump(mode="json"),
+            self.settings,
             self.fingerprints(),
             {role: version.ref.manifest for role, version in self.inputs.items()},
         )
+
+    def key_of(self, shard: Shard) -> str:
+        """The same of one shard: a shard that nothing changed for is not worked on again, whatever else changed."""
+        files = {role: file.sha256 for role, file in shard.files.items()}
+        return identity(self.name, self.code_version, shard.basis, files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: models and judges are made there."""
+        made = {name for base in type(self).__mro__ for name, v in vars(base).items() if isinstance(v, cached_property)}
+        return {name: value for name, value in self.__dict__.items() if name not in made}
 
 
 @dataclass(frozen=True)
@@ -116,55 +151,130 @@ class StageRun:
     version: Version
     reused: bool
     """Whether it was there already and nothing was done."""
+    done: int = 0
+    """How many items were really worked on."""
+
+
+Each = Callable[[Stage, Sequence[Shard], Progress], Iterable[ShardResult]]
+"""Works on shards, on whatever engine, and gives their results in order."""
+
+
+def one_after_another(stage: Stage, shards: Sequence[Shard], progress: Progress) -> Iterable[ShardResult]:
+    """The plain engine: this thread."""
+    return (work_on(stage, shard, progress) for shard in shards)
+
+
+def work_on(stage: Stage, shard: Shard, progress: Progress) -> ShardResult:
+    """Work on one shard and remember it, so that a killed run keeps it."""
+    result = stage.work(shard, progress)
+    Finished(stage.store, stage.name).remember(stage.key_of(shard), result)
+    return result
 
 
 def execute(
     stage: Stage,
     *,
     refresh: bool = False,
+    retry_failed: bool = False,
     progress: Progress = lambda count: None,
-    each: Callable[[Callable[[str], ShardResult], list[str]], Iterable[ShardResult]] = map,
+    expect: Callable[[int], None] = lambda total: None,
+    each: Each = one_after_another,
     flow_run_id: str | None = None,
 ) -> StageRun:
     """Run a stage, or return the version that the same work gave before.
 
+    Shards that nothing changed for are taken over from earlier runs. A version that was rejected is not returned: the
+    shards in which something failed are worked on once more.
+
     Args:
-        refresh: do the work again even if it was done.
-        each: maps the work over the shards, in order; `map` one after the other.
+        refresh: do all of the work again.
+        retry_failed: work once more on shards in which something failed.
+        expect: told how many items there are, before the first.
+        each: works on the shards.
         flow_run_id: recorded beside the version, outside of its content.
+
+    Raises: RejectedError where the version breaks the limits of the stage's configuration; it is kept.
     """
-    if not refresh and (version := stage.store.find(stage.artifact, stage.key)) is not None:
-        logger.info("%s: nothing changed, %s stands", stage.name, version)
-        return StageRun(version, reused=True)
+    store = stage.store
+    before = store.latest(stage.artifact)
+    found = None if refresh else store.find(stage.artifact, stage.key)
+    rejected = store.rejection(found) if found else None
+    if found and not rejected and not retry_failed:
+        logger.info("%s: nothing changed, %s stands", stage.name, found)
+        _accept_or_reject(stage, found, before)
+        return StageRun(found, reused=True)
     started = time.monotonic()
+    stage.refresh = refresh
     if refresh:
         stage.forget()
+    shards = stage.shards()
+    expect(sum(shard.num_items for shard in shards))
+    results, done = _results(stage, shards, retry_failed or rejected is not None, progress, each)
+    manifest = _manifest(stage, stage.finish(results))
+    if found and manifest.id == found.ref.manifest:
+        if rejected:
+            raise RejectedError(found, rejected.reasons)
+        return StageRun(found, reused=True, done=done)
+    seconds = time.monotonic() - started
+    version = store.commit(manifest, latest=False, seconds=seconds, flow_run_id=flow_run_id, done=done)
+    logger.info("%s: committed %s, %d items worked on", stage.name, version, done)
+    _accept_or_reject(stage, version, before)
+    return StageRun(version, reused=False, done=done)
 
-    def work_or_recall(shard: str) -> ShardResult:
-        path = f"work/{stage.key}/{shard}.json"
-        if not refresh and f"{shard}.json" in stage.store.names(f"work/{stage.key}"):
-            result = ShardResult.model_validate_json(stage.store.read(path))
-            progress(sum(file.rows or 0 for files in result.tables.values() for file in files))
-            return result
-        result = stage.work(shard, progress)
-        stage.store.create(path, result.model_dump_json().encode())
-        return result
 
-    result = stage.finish(list(each(work_or_recall, stage.shards())))
-    manifest = Manifest(
+def _results(
+    stage: Stage, shards: Sequence[Shard], retry: bool, progress: Progress, each: Each
+) -> tuple[list[ShardResult], int]:
+    """The results of all shards in order, and how many items were worked on for them."""
+    keys = [stage.key_of(shard) for shard in shards]
+    known = {} if stage.refresh else Finished(stage.store, stage.name).find(keys)
+    if retry:
+        known = {key: result for key, result in known.items() if not result.failed}
+    todo = [shard for shard, key in zip(shards, keys, strict=True) if key not in known]
+    progress(sum(shard.num_items for shard, key in zip(shards, keys, strict=True) if key in known))
+    done = 0
+    for shard, result in zip(todo, each(stage, todo, progress), strict=True):
+        known[stage.key_of(shard)] = result
+        done += result.done
+    return [known[key] for key in keys], done
+
+
+def _manifest(stage: Stage, result: Result) -> Manifest:
+    tables = {name: tuple(files) for name, files in result.tables.items()}
+    rows = sum(file.rows or 0 for files in tables.values() for file in files)
+    measures = {name: round(value, 6) if value == value else None for name, value in result.measures.items()}
+    statistics = {**result.statistics, "measures": {**measures, ROWS: rows}} if result.measures else result.statistics
+    return Manifest(
         artifact=stage.artifact,
         stage=stage.name,
         stage_version=stage.code_version,
         key=stage.key,
-        config=stage.config.model_dump(mode="json"),
+        config=stage.settings,
         fingerprints=stage.fingerprints(),
         parents={role: version.as_parent() for role, version in stage.inputs.items()},
-        tables={name: tuple(files) for name, files in result.tables.items()},
-        statistics=json.loads(canonical_json(result.statistics)),
+        tables=tables,
+        statistics=json.loads(canonical_json(statistics)),
     )
-    version = stage.store.commit(manifest, seconds=time.monotonic() - started, flow_run_id=flow_run_id)
-    logger.info("%s: committed %s", stage.name, version)
-    return StageRun(version, reused=False)
+
+
+def _accept_or_reject(stage: Stage, version: Version, before: Version | None) -> None:
+    """Move `latest` to a version, or tag it as rejected. Raises: RejectedError."""
+    if before and before.number == version.number:
+        return
+    was_accepted = any(tag.version == version.number for tag in stage.store.tag_history(version.artifact, LATEST))
+    limits: Mapping[str, Limit] = getattr(stage.config, "limits", {})
+    if limits and not was_accepted:
+        comparable = before is not None and before.manifest.config == version.manifest.config
+        reasons = broken_limits(_measures(version), _measures(before) if before and comparable else None, limits)
+        if reasons:
+            stage.store.tag(version, REJECTED, reasons)
+            raise RejectedError(version, reasons)
+    stage.store.tag(version, LATEST)
+
+
+def _measures(version: Version) -> dict[str, float]:
+    measures: Mapping[str, float | None] = version.manifest.statistics.get("measures", {})
+    return {name: float("nan") if value is None else value for name, value in measures.items()}
 
 
 def join_tables(results: Sequence[ShardResult]) -> dict[str, list[DataFile]]:
@@ -176,12 +286,24 @@ def join_tables(results: Sequence[ShardResult]) -> dict[str, list[DataFile]]:
     return joined
 
 
-def sum_counts(results: Sequence[ShardResult]) -> dict[str, int]:
+def sum_counts(results: Sequence[ShardResult]) -> dict[str, Any]:
     """The shards' counts, summed name by name."""
-    total: Counter[str] = Counter()
+    total: dict[str, Any] = {}
     for result in results:
-        total.update(result.counts)
-    return dict(sorted(total.items()))
+        total = _sum(total, result.counts)
+    return total
+
+
+def _sum(one: Any, two: Any) -> Any:
+    if isinstance(two, Mapping):
+        names = sorted({*one, *two})
+        return {
+            name: _sum(one[name], two[name]) if name in one and name in two else one.get(name, two.get(name))
+            for name in names
+        }
+    if isinstance(two, list):
+        return [_sum(a, b) for a, b in zip(one, two, strict=True)]
+    return one + two
 
 
 def check_coverage(what: str, expected: Iterable[str], found: Iterable[str]) -> None:
@@ -198,3 +320,14 @@ def check_coverage(what: str, expected: Iterable[str], found: Iterable[str]) -> 
             f"{what}: {len(missing)} rows missing {missing[:3]}, {len(extra)} unexpected {extra[:3]}, "
             f"{len(doubled)} doubled {doubled[:3]}"
         )
+
+
+def check_rows(what: str, stage: Stage, results: Sequence[ShardResult], tables: Sequence[str]) -> None:
+    """Every shard gave as many rows as it had items. Each checked its identifiers when it was worked on.
+
+    Raises: ValueError that names the shard.
+    """
+    for shard, result in zip(stage.shards(), results, strict=True):
+        rows = sum(file.rows or 0 for table in tables for file in result.tables.get(table, ()))
+        if rows != shard.num_items:
+            raise ValueError(f"{what}, shard {shard.name}: {rows} rows of {shard.num_items} items")

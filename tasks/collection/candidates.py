@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from storage.records import EditType, Request, identity
+from storage.records import Case, EditType, Request, identity
 from tasks.collection.coco import SUBJECT_AREA, CocoDataset, Rejection, encode_mask, read_image, read_mask
 from tasks.collection.instructions import choose_request, phrase
 
@@ -22,11 +22,15 @@ class Candidate:
     source_id: str
     image_hash: str
     """Of the file's bytes: two copies of an image under two names are one image."""
+    case_id: str
+    """Of the case that it would be."""
     edit_type: EditType
     category: str
     instruction: str
     request: Request
     mask: Mapping[str, Any]
+    details: str
+    """The identity of what the case says besides its image, instruction and edit type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,13 @@ class Rejected:
     source_id: str
     reason: str
     detail: str
+
+
+def details_of(
+    source_id: str, category: str, request: Mapping[str, str], mask: Mapping[str, Any], licence: str, licence_url: str
+) -> str:
+    """The identity of a case's details: a case whose annotation or licence was corrected has others than before."""
+    return identity(source_id, category, dict(request), dict(mask), licence, licence_url)
 
 
 def candidates_of(
@@ -56,6 +67,7 @@ def candidates_of(
         return [], [Rejected(source_id=source_id, reason=rejection.reason, detail=rejection.detail)]
     objects = dataset.annotations.get(image["id"], ())
     number = Counter(o.get("category_id") for o in objects)
+    image_hash = identity(source.data)
     pixels = source.pixels.astype(np.float64) / 255
     height, width = pixels.shape[:2]
     for annotation in objects:
@@ -82,16 +94,21 @@ def candidates_of(
                 detail = f"{edit_type} of {category}"
                 rejected.append(Rejected(source_id=source_id, reason="does not suit the edit type", detail=detail))
                 continue
+            instruction = phrase(edit_type, category, request, rng)
             found.append(
                 Candidate(
                     image_id=image["id"],
                     source_id=source_id,
-                    image_hash=identity(source.data),
+                    image_hash=image_hash,
+                    case_id=Case.id_of(source.data, instruction, edit_type),
                     edit_type=edit_type,
                     category=category,
-                    instruction=phrase(edit_type, category, request, rng),
+                    instruction=instruction,
                     request=request,
                     mask=encoded,
+                    details=details_of(
+                        source_id, category, request.to_dict(), encoded, source.licence, source.licence_url
+                    ),
                 )
             )
     if not objects:

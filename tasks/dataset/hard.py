@@ -24,7 +24,7 @@ class Decision:
     detail: str = ""
 
 
-def decide(score: Score, edit_failure: str, drop_full: bool = True) -> Decision:
+def decide(score: Score, edit_failure: str, drop_full: bool = True, full_at: float | None = None) -> Decision:
     """Keep or drop one rated case.
 
     A full score leaves nothing to learn: the group of samples would be all alike. A missing score says nothing about
@@ -32,6 +32,7 @@ def decide(score: Score, edit_failure: str, drop_full: bool = True) -> Decision:
 
     Args:
         drop_full: the paper's filter; without it everything that was scored is kept (the paper's "BaseData").
+        full_at: the lowest full score; None: what the judge called full when it rated.
 
     Source: HP-Edit, RealPref-50K.
     """
@@ -39,7 +40,7 @@ def decide(score: Score, edit_failure: str, drop_full: bool = True) -> Decision:
         return Decision(Dropped.NO_EDIT, edit_failure)
     if score.score is None:
         return Decision(Dropped.NO_SCORE, score.outcome)
-    if drop_full and score.full:
+    if drop_full and (score.full if full_at is None else score.score >= full_at):
         return Decision(Dropped.FULL_SCORE)
     return Decision(None)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from storage.records import Case
+from storage.records import Case, identity
 from storage.store import Store
 from tasks.collection.coco import decode_mask
 from tasks.editing.interface import Editor
@@ -24,6 +24,22 @@ class EditorConfig(StageConfig):
     num_steps: int = Field(8, ge=2, description="Sampling steps of a model.")
     adapter: str | None = Field(None, description="An adapter version to put on a model, such as adapter@v3.")
     careful_share: float = Field(0.5, ge=0, le=1, description="classical: share of the edits made with care.")
+
+
+def fingerprint_of_editor(config: EditorConfig, store: Store) -> str:
+    """The fingerprint that the editor will have, without making it: models are heavy.
+
+    The classical editor's does not tell which objects it has to paste: they come from the cases, and every new case
+    would make all edits anew. An edit stands with the objects that there were when it was made.
+    """
+    if config.kind == "classical":
+        from tasks.editing.classical import fingerprint_of
+
+        return fingerprint_of(config.careful_share)
+    from tasks.miniature.editor import weights_fingerprint
+
+    adapter = store.resolve(config.adapter).ref.manifest if config.adapter else ""
+    return identity("miniature", weights_fingerprint(), adapter, config.num_steps)
 
 
 def make_editor(config: EditorConfig, store: Store, cases: Callable[[], Iterable[Case]]) -> Editor:
@@ -46,8 +62,6 @@ def make_editor(config: EditorConfig, store: Store, cases: Callable[[], Iterable
     from training.lora import load_adapter
 
     model = load_miniature()
-    if config.adapter is None:
-        return ModelEditor(model, num_steps=config.num_steps)
-    adapter = store.resolve(config.adapter)
-    load_adapter(model.transformer, adapter.file("weights"))
-    return ModelEditor(model, adapter=adapter.ref.manifest, num_steps=config.num_steps)
+    if config.adapter is not None:
+        load_adapter(model.transformer, store.resolve(config.adapter).file("weights"))
+    return ModelEditor(model, fingerprint_of_editor(config, store), num_steps=config.num_steps)

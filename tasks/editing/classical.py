@@ -28,6 +28,7 @@ from tasks.miniature import backgrounds
 
 CODE_VERSION = "classical-1"
 """Declared by hand: another version of this code makes other pictures under the same settings."""
+CARELESS_SHARE = 0.5
 FILL_MARGIN = 0.8
 """Units by which the mask of a removed object is grown: its outline is drawn a little too tight."""
 
@@ -65,7 +66,7 @@ class ClassicalEditor:
 
     cutouts: Cutouts
     careful_share: float = 0.5
-    careless_share: float = 0.5
+    careless_share: float = CARELESS_SHARE
 
     def __post_init__(self) -> None:
         if not (0 <= self.careful_share <= 1 and 0 <= self.careless_share <= 1):
@@ -73,7 +74,7 @@ class ClassicalEditor:
 
     @property
     def fingerprint(self) -> str:
-        return identity(CODE_VERSION, self.careful_share, self.careless_share, self.cutouts.fingerprint)
+        return fingerprint_of(self.careful_share, self.careless_share)
 
     def edit(self, tasks: Sequence[EditTask]) -> list[NDArray[np.uint8] | EditFailure]:
         return [self._edit(task) for task in tasks]
@@ -98,6 +99,11 @@ class ClassicalEditor:
             if task.edit_type != EditType.ADDITION or kind not in WHILE_PLACING:
                 picture = spoil(made, picture, kind, strength, _rng(task, "flaw", kind))
         return as_bytes(picture)
+
+
+def fingerprint_of(careful_share: float, careless_share: float = CARELESS_SHARE) -> str:
+    """The fingerprint of the editor with these settings, whatever objects it has to paste."""
+    return identity(CODE_VERSION, careful_share, careless_share)
 
 
 def _rng(task: EditTask, *use: str) -> np.random.Generator:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import cv2
 import numpy as np
@@ -84,11 +83,6 @@ class Cutouts:
             return None
         cutout = found[int(identity(category, seed), 16) % len(found)]
         return cutout.rgb, cutout.alpha
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The content hash of the whole library."""
-        return identity({category: [c.name for c in self.by_category[category]] for category in self.categories})
 
 
 def _good_enough(best: Mapping[str, tuple[float, Cutout]]) -> tuple[Cutout, ...]:

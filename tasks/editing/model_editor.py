@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from storage.records import identity
 from tasks.editing.interface import EditFailure, EditTask
 from training.editors.interface import TrainableEditor
 from training.lanes import default_lanes, one_thread_per_operation
@@ -22,15 +20,10 @@ class ModelEditor:
     """Edits with a model by plain ODE sampling, see `Editor`."""
 
     model: TrainableEditor
-    adapter: str = ""
-    """The identity of the model's adapter; empty without one."""
+    fingerprint: str
+    """The hash of everything that changes the pictures: weights, adapter, steps."""
     num_steps: int = 8
     batch_size: int = 64
-
-    @cached_property
-    def fingerprint(self) -> str:
-        # Every edit names it, and hashing all weights takes longer than an edit.
-        return identity(self.model.fingerprint, self.adapter, self.num_steps)
 
     def edit(self, tasks: Sequence[EditTask]) -> list[NDArray[np.uint8] | EditFailure]:
         """One picture per task. A batch shares one resolution; each task's noise comes from its own seed."""

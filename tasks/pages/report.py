@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from storage.lineage import ancestors
 from storage.records import EditType
 from storage.store import Version
 from tasks.images import data_uri, decode
@@ -85,7 +86,7 @@ def render_report(versions: Mapping[str, Version], summary: Mapping[str, Any], u
         sections=sections,
         pictures=pictures,
         change_of=change_of,
-        lineage=list(reversed(benchmark.store.ancestors(adapter))),
+        lineage=list(reversed(ancestors(adapter))),
         configurations={name: list(_flat(version.manifest.config)) for name, version in versions.items()},
     )
 

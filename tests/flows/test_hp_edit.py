@@ -12,6 +12,7 @@ from prefect.exceptions import ParameterTypeError
 
 from flows.collect_cases import Source, collect_cases
 from flows.hp_edit import hp_edit
+from storage.lineage import ancestors
 from storage.records import EditType
 from storage.store import VersionNotFoundError
 from tasks.build_realpref import BuildConfig
@@ -55,7 +56,7 @@ def test_every_stage_makes_its_artifact(refs, options):
     assert not any(ref.reused for ref in refs.values())
     store = options.open_store()
     benchmark = store.version("benchmark", refs["benchmark"].version)
-    assert {f"{v.artifact}" for v in store.ancestors(benchmark)} >= set(ARTIFACTS)
+    assert {f"{v.artifact}" for v in ancestors(benchmark)} >= set(ARTIFACTS)
     assert benchmark.manifest.rows("samples") == 16
     assert set(benchmark.manifest.statistics["referee"]["per_edit_type"]) == set(EditType)
 
@@ -90,7 +91,8 @@ def test_the_pages_are_in_prefect(refs):
     assert set(ARTIFACTS) <= set(by_key)
     page = by_key["adapter"]["data"]
     assert "```mermaid" in page
-    assert re.search(r"\[realpref@v1\]\(http://127\.0\.0\.1:\d+/v2/runs/flow-run/[0-9a-f-]{36}\)", page)
+    assert re.search(r"\[realpref@v1\]\(http://127\.0\.0\.1:\d+/v2/artifacts/key/realpref\)", page)
+    assert re.search(r"\[build-realpref\]\(http://127\.0\.0\.1:\d+/v2/runs/flow-run/[0-9a-f-]{36}\)", page)
     assert "data:image/png;base64," in by_key["realpref"]["data"]
 
 

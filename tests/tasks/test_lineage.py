@@ -31,16 +31,19 @@ def adapter(store):
 
 
 def test_all_ancestors_are_on_the_graph(adapter):
-    graph = mermaid(adapter, "http://127.0.0.1:4200/runs/{id}")
+    graph = mermaid(adapter, "http://127.0.0.1:4200")
     assert graph.index("cases_1[") < graph.index("realpref_1[") < graph.index("adapter_1[")
     assert "cases_1 --> realpref_1" in graph
     assert "realpref_1 --> adapter_1" in graph
-    assert 'click realpref_1 "http://127.0.0.1:4200/runs/run-2"' in graph
+    assert 'click realpref_1 "http://127.0.0.1:4200/v2/runs/flow-run/run-2"' in graph
     assert "click adapter_1" not in graph, "it was made outside of a run"
 
 
 def test_parents_lead_to_the_runs_that_made_them(adapter):
-    assert "[realpref@v1](http://ui/run-2)" in parents_table(adapter, "http://ui/{id}")
+    table = parents_table(adapter, "http://ui")
+    assert "[realpref@v1](http://ui/v2/artifacts/key/realpref)" in table
+    assert "[make-realpref](http://ui/v2/runs/flow-run/run-2)" in table
+    assert "| 4 |" in table
 
 
 def test_the_page_tells_rows_and_statistics(adapter):

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load
 
+from storage.lineage import ancestors
 from tasks.build_realpref import BuildConfig, BuildRealPref
 from tasks.collect_cases import CollectCases, CollectConfig
 from tasks.edit_baseline import EditBaseline, EditConfig
@@ -90,7 +91,7 @@ def test_the_stage_commits_adapter_gate_and_curves(realpref, tmp_path):
 
 def swapped_splits(realpref):
     """The cases of the fixture with train and bench the wrong way round."""
-    (cases,) = (v for v in realpref.store.ancestors(realpref) if v.artifact == "cases")
+    (cases,) = (v for v in ancestors(realpref) if v.artifact == "cases")
     tables = cases.manifest.tables
     swapped = {**tables, "train": tables["bench"], "bench": tables["train"]}
     return realpref.store.commit(cases.manifest.model_copy(update={"tables": swapped, "key": "swapped"}))

@@ -4,7 +4,8 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from tasks.stage import Result, ShardResult, Stage, StageConfig, check_coverage, execute, join_tables, sum_counts
+from storage.work import ShardResult
+from tasks.stage import Result, Shard, Stage, StageConfig, check_coverage, execute, join_tables, sum_counts
 
 
 class Config(StageConfig):
@@ -21,18 +22,15 @@ class Doubling(Stage):
         self.worked, self.fail_on = [], fail_on
 
     def shards(self):
-        return ["one", "two", "three"]
-
-    def num_items(self):
-        return 3
+        return [Shard(name, 1, [name, self.config.factor]) for name in ("one", "two", "three")]
 
     def work(self, shard, progress):
-        if shard == self.fail_on:
+        if shard.name == self.fail_on:
             raise KeyboardInterrupt
-        self.worked.append(shard)
+        self.worked.append(shard.name)
         progress(1)
-        value = len(shard) * self.config.factor
-        return ShardResult(tables={"t": (self.store.add_table(pa.table({"v": [value]})),)}, counts={"items": 1})
+        table = self.store.add_table(pa.table({"v": [len(shard.name) * self.config.factor]}))
+        return ShardResult(tables={"t": (table,)}, counts={"items": 1}, done=1)
 
 
 def test_a_stage_runs_once(store):

@@ -12,6 +12,8 @@ def candidate(image, category="cat", edit_type=EditType.BOKEH):
         image_id=image,
         source_id=str(image),
         image_hash=f"hash{image}",
+        case_id=f"{image} {category} {edit_type}",
+        details="",
         edit_type=edit_type,
         category=category,
         instruction="",

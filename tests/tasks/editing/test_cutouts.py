@@ -68,7 +68,7 @@ def test_the_library_does_not_depend_on_the_order_and_keeps_the_best():
     objects = [("cup", *scene(40, 40, 60 + 8 * k, 90, seed=k)) for k in range(PER_CATEGORY + 4)]
     forwards, backwards = Cutouts.from_objects(objects), Cutouts.from_objects(reversed(objects))
     assert len(forwards.by_category["cup"]) == PER_CATEGORY
-    assert forwards.fingerprint == backwards.fingerprint
+    assert [c.name for c in forwards.by_category["cup"]] == [c.name for c in backwards.by_category["cup"]]
     assert min(c.alpha.shape[0] for c in forwards.by_category["cup"]) > 60 + 8 * 3
     for seed in range(20):
         assert np.array_equal(forwards.find("cup", seed)[0], backwards.find("cup", seed)[0])
@@ -82,11 +82,3 @@ def test_the_same_object_twice_is_one():
 def test_seeds_reach_several_objects():
     library = Cutouts.from_objects([("cup", *scene(40, 40, 100, 90, seed=k)) for k in range(4)])
     assert len({library.find("cup", seed)[0].tobytes() for seed in range(40)}) == 4
-
-
-def test_the_fingerprint_follows_the_content():
-    one = ("cup", *scene(40, 40, 100, 90, seed=1))
-    other = ("cup", *scene(40, 40, 100, 90, seed=2))
-    assert Cutouts.from_objects([one]).fingerprint == Cutouts.from_objects([one]).fingerprint
-    assert Cutouts.from_objects([one]).fingerprint != Cutouts.from_objects([other]).fingerprint
-    assert Cutouts.from_objects([one]).fingerprint != Cutouts({}).fingerprint

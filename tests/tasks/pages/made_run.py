@@ -104,7 +104,7 @@ def make_run(
         config={"split": "train", "editor": {"kind": "miniature", "layers": ["a", "b"]}},
     )
     scores = commit("scores", "rate-edits", {"scores": to_table([s for _, _, s in records], SCORES)}, edits, cases)
-    realpref = execute(BuildRealPref(store, BuildConfig(), scores)).version
+    realpref = execute(BuildRealPref(store, BuildConfig(limits={}), scores)).version
     lines = curves if curves is not None else [curve(i, reward=0.3 + 0.01 * i) for i in range(30)]
     adapter = commit(
         *("adapter", "post-train", {"curves": pa.Table.from_pylist(list(lines), schema=METRICS)}, realpref),

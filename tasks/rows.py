@@ -1,0 +1,148 @@
+"""Rows by their identifier: what was made before is taken over, the rest is made and noted as it comes.
+
+A shard is remembered whole under what it was made from. This is for the shards that are not: cut off by a crash, packed
+into other files, or with failures to try again. An identifier says everything that a row depends on, so a row that
+bears it need not be made twice, wherever it lies.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic
+
+import pyarrow as pa
+
+from storage.manifest import DataFile
+from storage.schemas import Record, from_table, to_table
+from storage.store import Store
+from storage.work import Journal
+
+BATCH = 64
+"""Rows that are made between two looks at the progress."""
+JOURNAL_SECONDS = 30.0
+"""A killed run loses at most the rows of about this long."""
+LOOK_BACK = 5
+"""Versions in which rows are looked for, of those made by the same model or judge."""
+
+
+@dataclass(frozen=True)
+class Kind(Generic[Record]):
+    """What kind of rows."""
+
+    artifact: str
+    table: str
+    record: type[Record]
+    schema: pa.Schema
+    id_column: str
+    good: tuple[str, str]
+    """Column and value of the rows that need not be tried again."""
+
+    def id_of(self, row: Record) -> str:
+        """A row's identifier."""
+        return str(getattr(row, self.id_column))
+
+    def is_good(self, row: Record) -> bool:
+        """Whether a row need not be tried again."""
+        return str(getattr(row, self.good[0])) == self.good[1]
+
+
+@dataclass(frozen=True)
+class Filled(Generic[Record]):
+    """The rows of a shard, in order."""
+
+    rows: list[Record]
+    made: Sequence[int]
+    """The positions of those that were made now."""
+    failed: int
+
+
+class Rows(Generic[Record]):
+    """The rows of one artifact that a store knows."""
+
+    def __init__(self, store: Store, kind: Kind[Record], stage: str, fingerprints: Iterable[str]) -> None:
+        """Rows made by any of these models or judges, by their fingerprint in a version's manifest."""
+        self._store, self._stage = store, stage
+        self._kind: Kind[Record] = kind
+        self._fingerprints = set(fingerprints)
+        self._index: dict[str, tuple[DataFile, int]] | None = None
+        self._lock = threading.Lock()
+
+    def fill(
+        self,
+        shard_key: str,
+        identifiers: Sequence[str],
+        make: Callable[[Sequence[int]], Sequence[Record]],
+        progress: Callable[[int], None],
+        refresh: bool = False,
+    ) -> Filled[Record]:
+        """Every row of a shard, in order.
+
+        Args:
+            shard_key: names the shard's journal.
+            identifiers: of the rows wanted.
+            make: makes the rows at some positions; called with up to `BATCH` of them.
+            refresh: make all of them again.
+        """
+        journal = Journal(self._store, self._stage, shard_key)
+        rows: dict[str, Record] = {}
+        if not refresh:
+            for part in journal.parts():
+                rows |= self._good(from_table(self._store.read_table(part), self._kind.record))
+            rows |= self._take([i for i in identifiers if i not in rows])
+        todo = [number for number, identifier in enumerate(identifiers) if identifier not in rows]
+        progress(len(identifiers) - len(todo))
+        unnoted: list[Record] = []
+        noted_at = time.monotonic()
+        for start in range(0, len(todo), BATCH):
+            some = todo[start : start + BATCH]
+            made = make(some)
+            rows |= {identifiers[number]: row for number, row in zip(some, made, strict=True)}
+            unnoted += made
+            if time.monotonic() - noted_at > JOURNAL_SECONDS:
+                journal.add(self._store.add_table(to_table(unnoted, self._kind.schema)))
+                unnoted, noted_at = [], time.monotonic()
+            progress(len(some))
+        filled = [rows[identifier] for identifier in identifiers]
+        return Filled(filled, todo, sum(not self._kind.is_good(row) for row in filled))
+
+    def _good(self, rows: Iterable[Record]) -> dict[str, Record]:
+        return {self._kind.id_of(row): row for row in rows if self._kind.is_good(row)}
+
+    def _take(self, identifiers: Sequence[str]) -> dict[str, Record]:
+        """Rows of earlier versions."""
+        index = self._known() if identifiers else {}
+        wanted: dict[DataFile, list[int]] = {}
+        for identifier in identifiers:
+            if found := index.get(identifier):
+                wanted.setdefault(found[0], []).append(found[1])
+        rows: dict[str, Record] = {}
+        for file, numbers in wanted.items():
+            rows |= self._good(from_table(self._store.read_table(file).take(numbers), self._kind.record))
+        return rows
+
+    def _known(self) -> dict[str, tuple[DataFile, int]]:
+        """Where each good row lies, read on first use: identifiers only, no images."""
+        with self._lock:
+            if self._index is None:
+                files: dict[DataFile, None] = {}
+                looked = 0
+                for version in reversed(self._store.versions(self._kind.artifact)):
+                    if looked < LOOK_BACK and self._fingerprints & set(version.manifest.fingerprints.values()):
+                        files |= dict.fromkeys(version.files(self._kind.table))
+                        looked += 1
+                self._index = {}
+                with ThreadPoolExecutor(8) as pool:
+                    for found in pool.map(self._good_rows_of, files):
+                        # Newer versions come first and win.
+                        self._index = found | self._index
+            return self._index
+
+    def _good_rows_of(self, file: DataFile) -> dict[str, tuple[DataFile, int]]:
+        column, value = self._kind.good
+        table = self._store.read_table(file, [self._kind.id_column, column])
+        pairs = zip(table[self._kind.id_column].to_pylist(), table[column].to_pylist(), strict=True)
+        return {identifier: (file, number) for number, (identifier, got) in enumerate(pairs) if got == value}
