@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from storage.files import Files
 
-WRITERS = 16
-ROUNDS = 8
+WRITERS = 8
+ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,15 @@ from storage.manifest import DataFile, sha256_of
 S3_OPTIONS: dict[str, Any] = {
     # A request that gets no answer is tried again soon, with growing pauses, instead of blocking a stage for minutes.
     "config_kwargs": {
-        "retries": {"mode": "standard", "max_attempts": 8},
+        "retries": {"mode": "standard", "max_attempts": 3},  # five times over, by s3fs
         "connect_timeout": 10,
-        "read_timeout": 60,
+        "read_timeout": 30,
     },
 }
 """What an S3 filesystem is opened with, where the options do not say otherwise."""
+
+
+_OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs")
 
 
 class StoreError(OSError):
@@ -57,6 +60,7 @@ class Files:
             options = S3_OPTIONS | options
         self.url = url
         self._options = options
+        self._is_object_store = url.split("://")[0] in _OBJECT_STORES
         self.reopen: Callable[[], Files] | None = None
         """How another process opens it; without, by its address, with credentials from the environment."""
         # Listings are never cached: other processes write here too.
@@ -105,7 +109,7 @@ class Files:
         """Write a path whether it exists or not, all or nothing. Only for what may be forgotten."""
         full = f"{self.root}/{path}"
         with self._telling("write", path):
-            self.fs.makedirs(self.fs._parent(full), exist_ok=True)
+            self._make_folder_of(full)
             if isinstance(self.fs, LocalFileSystem):
                 with _unfinished(Path(full), data) as unfinished:
                     os.replace(unfinished, full)
@@ -224,7 +228,7 @@ class Files:
     # --- below ---------------------------------------------------------------------------------------------------
 
     def _create(self, full: str, data: bytes) -> bool:
-        self.fs.makedirs(self.fs._parent(full), exist_ok=True)
+        self._make_folder_of(full)
         if isinstance(self.fs, LocalFileSystem):
             return _create_on_disk(Path(full), data)
         while True:
@@ -241,14 +245,21 @@ class Files:
                 raise
             return True
 
+    def _make_folder_of(self, full: str) -> None:
+        """Object stores have no folders, and asking for one costs a request."""
+        if not self._is_object_store:
+            self.fs.makedirs(self.fs._parent(full), exist_ok=True)
+
     @contextmanager
     def _telling(self, what: str, path: str) -> Iterator[None]:
         """Errors name what was done, the path and the store; they never show options."""
         try:
             yield
-        except (FileNotFoundError, StoreError):
+        except StoreError:
             raise
         except Exception as error:
+            if isinstance(error, FileNotFoundError) and what != "write":
+                raise
             said = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise StoreError(
                 getattr(error, "errno", None) or 0, f"cannot {what} {path} in {self.url}: {said}"

