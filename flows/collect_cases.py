@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.collect_cases import CollectCases, CollectConfig
 from tasks.miniature.coco import write_coco
-from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage
+from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
 
 
 class Source(BaseModel):
@@ -39,4 +39,5 @@ def collect_cases(
 
 
 if __name__ == "__main__":
-    collect_cases()
+    _, options = version_arguments(__doc__)
+    collect_cases(options=options)

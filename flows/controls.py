@@ -20,7 +20,7 @@ from flows.rate_edits import rate_edits
 from flows.run_benchmark import run_benchmark
 from tasks.build_realpref import BuildConfig
 from tasks.control_report import control_lines
-from tasks.prefect_stage import ArtifactRef, RunOptions
+from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, run_options
 from tasks.sizes import PipelineConfig, miniature
 from tasks.stage import StageConfig
 
@@ -66,8 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pilot-seeds", type=int, default=3)
+    add_run_options(parser)
     arguments = parser.parse_args()
-    options = RunOptions()
+    options = run_options(arguments)
     config = ControlsConfig(pipeline=miniature(arguments.seed), pilot_seeds=arguments.pilot_seeds)
     refs = controls(Source(world=arguments.seed), config, options)
     store = options.open_store()

@@ -18,5 +18,5 @@ def edit_baseline(
 
 
 if __name__ == "__main__":
-    (cases,) = version_arguments(__doc__, "cases")
-    edit_baseline(cases)
+    (cases,), options = version_arguments(__doc__, "cases")
+    edit_baseline(cases, options=options)

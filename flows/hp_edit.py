@@ -16,7 +16,7 @@ from flows.post_train import post_train
 from flows.rate_edits import rate_edits
 from flows.run_benchmark import run_benchmark
 from tasks.local_server import UI, root_of_run
-from tasks.prefect_stage import ArtifactRef, RunOptions
+from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, run_options
 from tasks.report import write_report
 from tasks.resources import watch_memory
 from tasks.sizes import PipelineConfig, miniature
@@ -42,10 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the world, the cases, the training and the bench")
     parser.add_argument("--out", type=Path, default=None, help="folder of the report (runs/miniature-<seed>)")
+    add_run_options(parser)
     arguments = parser.parse_args()
     folder = arguments.out or Path("runs") / f"miniature-{arguments.seed}"
     started = time.monotonic()
-    options = RunOptions()
+    options = run_options(arguments)
     with watch_memory(psutil.Process(root_of_run())) as peak:
         state = hp_edit(Source(world=arguments.seed), miniature(arguments.seed), options, return_state=True)
         refs = state.result()

@@ -22,5 +22,5 @@ def post_train(
 
 
 if __name__ == "__main__":
-    (realpref,) = version_arguments(__doc__, "realpref")
-    post_train(realpref)
+    (realpref,), options = version_arguments(__doc__, "realpref")
+    post_train(realpref, options=options)

@@ -19,5 +19,5 @@ def rate_edits(
 
 
 if __name__ == "__main__":
-    (edits,) = version_arguments(__doc__, "edits")
-    rate_edits(edits)
+    (edits,), options = version_arguments(__doc__, "edits")
+    rate_edits(edits, options=options)

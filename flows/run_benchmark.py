@@ -22,5 +22,5 @@ def run_benchmark(
 
 
 if __name__ == "__main__":
-    cases, adapter = version_arguments(__doc__, "cases", "adapter")
-    run_benchmark(cases, adapter)
+    (cases, adapter), options = version_arguments(__doc__, "cases", "adapter")
+    run_benchmark(cases, adapter, options=options)

@@ -52,10 +52,18 @@ def _elsewhere(workers: Workers, stage: Stage, shards: Sequence[Shard], progress
             runner.submit(run, {"name": shard.name, "shard": shard, "stage": stage, "stage_key": stage.key})
             for shard in shards
         ]
+        failed = None
         for shard, future in zip(shards, futures, strict=True):
-            result: ShardResult = future.result()
+            try:
+                result: ShardResult = future.result()
+            except Exception as error:  # the other shards finish first, and are remembered
+                failed = failed or error
+                continue
             progress(shard.num_items)
-            yield result
+            if failed is None:
+                yield result
+        if failed is not None:
+            raise failed
 
 
 def _shard_task(function: Callable[..., ShardResult], stage: Stage) -> Task[..., ShardResult]:

@@ -66,13 +66,31 @@ class ArtifactRef(BaseModel):
         return f"{self.artifact}@v{self.version}"
 
 
-def version_arguments(description: str | None, *artifacts: str) -> list[str]:
-    """The versions that a flow reads, from the command line in this order; the latest where none is named."""
+def version_arguments(description: str | None, *artifacts: str) -> tuple[list[str], RunOptions]:
+    """What the command line of a stage's flow says.
+
+    Returns: the versions that the flow reads, in this order, the latest where none is named; and how to run.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in artifacts:
         parser.add_argument(name, nargs="?", default=f"{name}@latest", help="a version (%(default)s)")
+    add_run_options(parser)
     arguments = parser.parse_args()
-    return [getattr(arguments, name) for name in artifacts]
+    return [getattr(arguments, name) for name in artifacts], run_options(arguments)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every flow's command line."""
+    fields = RunOptions.model_fields
+    parser.add_argument("--store", default=None, help=f"{fields['store'].description} (HP_EDIT_STORE, else runs/store)")
+    for name in ("refresh", "retry_failed"):
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=fields[name].description)
+
+
+def run_options(arguments: argparse.Namespace) -> RunOptions:
+    """What they say."""
+    told = {name: getattr(arguments, name) for name in ("store", "refresh", "retry_failed")}
+    return RunOptions(**{name: value for name, value in told.items() if value is not None})
 
 
 def run_stage(stage: Stage, options: RunOptions) -> ArtifactRef:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,6 +22,8 @@ from tasks.images import contact_sheet, decode
 from tasks.limits import Limit
 from tasks.rows import BATCH, Kind, Rows
 from tasks.stage import GatedConfig, Progress, Result, Shard, Stage, check_rows, join_tables, sum_counts
+
+logger = logging.getLogger(__name__)
 
 ROWS = Kind("scores", "scores", Score, SCORES, "score_id", good=("outcome", Outcome.SCORED))
 """A score that is missing is asked for again when its shard is worked on again."""
@@ -206,5 +209,14 @@ def triplet_of(case: Case, edit: Edit) -> EditTriplet:
         category=case.category,
         source=decode(case.source),
         mask=decode_mask(case.mask),
-        edited=None if edit.edited is None else decode(edit.edited),
+        edited=_read(edit.edited),
     )
+
+
+def _read(edited: bytes | None) -> np.ndarray | None:
+    """An edited image, or None where there is none that can be read; the judge then says so."""
+    try:
+        return None if edited is None else decode(edited)
+    except ValueError as error:
+        logger.warning("an edited image is not rated: %s", error)
+        return None
