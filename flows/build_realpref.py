@@ -8,7 +8,7 @@ from tasks.build_realpref import BuildConfig, BuildRealPref
 from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
 
 
-@flow(name="build-realpref")
+@flow(name="build-realpref", flow_run_name="build-realpref")
 def build_realpref(
     scores: str = "scores@latest", config: BuildConfig = BuildConfig(), options: RunOptions = RunOptions()
 ) -> ArtifactRef:

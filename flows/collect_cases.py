@@ -30,7 +30,7 @@ class Source(BaseModel):
         return write_coco(Path(scratch), self.world, self.scenes)
 
 
-@flow(name="collect-cases", flow_run_name="collect-cases", validate_parameters=True)
+@flow(name="collect-cases", flow_run_name="collect-cases")
 def collect_cases(
     source: Source = Source(), config: CollectConfig = CollectConfig(), options: RunOptions = RunOptions()
 ) -> ArtifactRef:

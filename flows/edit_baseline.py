@@ -8,7 +8,7 @@ from tasks.edit_baseline import EditBaseline, EditConfig
 from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
 
 
-@flow(name="edit-baseline")
+@flow(name="edit-baseline", flow_run_name="edit-baseline")
 def edit_baseline(
     cases: str = "cases@latest", config: EditConfig = EditConfig(), options: RunOptions = RunOptions()
 ) -> ArtifactRef:

@@ -16,7 +16,7 @@ from flows.post_train import post_train
 from flows.rate_edits import rate_edits
 from flows.run_benchmark import run_benchmark
 from tasks.local_server import UI, root_of_run
-from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, run_options
+from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, publish_run, run_options
 from tasks.report import write_report
 from tasks.resources import watch_memory
 from tasks.sizes import PipelineConfig, miniature
@@ -34,7 +34,9 @@ def hp_edit(
     realpref = build_realpref(str(scores), config.build, options)
     adapter = post_train(str(realpref), config.train, options)
     benchmark = run_benchmark(str(cases), str(adapter), config.benchmark, options)
-    return {ref.artifact: ref for ref in (cases, edits, scores, realpref, adapter, benchmark)}
+    refs = (cases, edits, scores, realpref, adapter, benchmark)
+    publish_run("hp-edit", refs, options)
+    return {ref.artifact: ref for ref in refs}
 
 
 def main() -> None:

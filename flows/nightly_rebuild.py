@@ -14,7 +14,7 @@ from flows.collect_cases import Source, collect_cases
 from flows.edit_baseline import edit_baseline
 from flows.rate_edits import rate_edits
 from tasks.data_report import data_lines
-from tasks.prefect_stage import ArtifactRef, RunOptions
+from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, publish_run, run_options
 from tasks.sizes import DataConfig, miniature_data, photographs
 
 
@@ -27,7 +27,9 @@ def nightly_rebuild(
     edits = edit_baseline(str(cases), config.edit, options)
     scores = rate_edits(str(edits), config.rate, options)
     realpref = build_realpref(str(scores), config.build, options)
-    return {ref.artifact: ref for ref in (cases, edits, scores, realpref)}
+    refs = (cases, edits, scores, realpref)
+    publish_run("nightly-rebuild", refs, options)
+    return {ref.artifact: ref for ref in refs}
 
 
 def main() -> None:
@@ -35,8 +37,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", metavar="FOLDER", help="with images/ and annotations/instances.json")
     parser.add_argument("--seed", type=int, default=0)
+    add_run_options(parser)
     arguments = parser.parse_args()
-    options = RunOptions()
+    options = run_options(arguments)
     if arguments.photographs:
         refs = nightly_rebuild(Source(folder=arguments.photographs), photographs(arguments.seed), options)
     else:

@@ -12,7 +12,7 @@ from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_argu
 from tasks.sizes import miniature
 
 
-@flow(name="post-train")
+@flow(name="post-train", flow_run_name="post-train")
 def post_train(
     realpref: str = "realpref@latest", config: PostTrainConfig = miniature().train, options: RunOptions = RunOptions()
 ) -> ArtifactRef:

@@ -9,7 +9,7 @@ from tasks.rate_edits import RateConfig, RateEdits
 from tasks.sizes import miniature_data
 
 
-@flow(name="rate-edits")
+@flow(name="rate-edits", flow_run_name="rate-edits")
 def rate_edits(
     edits: str = "edits@latest", config: RateConfig = miniature_data().rate, options: RunOptions = RunOptions()
 ) -> ArtifactRef:

@@ -9,7 +9,7 @@ from tasks.run_benchmark import BenchmarkConfig, RunBenchmark
 from tasks.sizes import miniature
 
 
-@flow(name="benchmark")
+@flow(name="benchmark", flow_run_name="benchmark")
 def run_benchmark(
     cases: str = "cases@latest",
     adapter: str = "adapter@latest",

@@ -43,6 +43,39 @@ def version_page(version: Version, pictures: Sequence[tuple[str, bytes]], ui: st
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def run_summary(versions: Sequence[tuple[Version, bool]], ui: str | None) -> str:
+    """The page of a run of several stages: what went into each, what came out, what was left out and why.
+
+    Args:
+        versions: what the stages ended with, in order, and whether it stood already.
+    """
+    rows = ["| stage | went in | came out | rows | worked on | left out |", "|---|---|---|---|---:|---|"]
+    for version, reused in versions:
+        manifest = version.manifest
+        went_in = ", ".join(_linked(parent, ui) for parent in parents_of(version).values())
+        worked = "nothing changed" if reused else str(version.ref.done if version.ref.done is not None else "")
+        left_out = {**manifest.statistics.get("left_out", {}), **manifest.statistics.get("dropped", {})}
+        rows.append(
+            f"| {manifest.stage} | {went_in} | {_linked(version, ui)} | {rows_told(version)} | {worked} "
+            f"| {_cell(left_out)} |"
+        )
+    return "\n".join([*rows, "", mermaid(versions[-1][0], ui)]) + "\n"
+
+
+def _linked(version: Version, ui: str | None) -> str:
+    """A version's name, leading to its artifact's page."""
+    return f"[{version}]({artifact_page(ui, version.artifact)})" if ui else str(version)
+
+
+def rows_told(version: Version) -> str:
+    """The rows of each table, or of the only one."""
+    rows = {name: version.manifest.rows(name) for name in version.manifest.tables}
+    rows = {name: count for name, count in rows.items() if count}
+    return (
+        ", ".join(f"{name} {count}" for name, count in rows.items()) if len(rows) > 1 else f"{sum(rows.values())} rows"
+    )
+
+
 def run_page(ui: str, flow_run_id: str) -> str:
     """Where the Prefect UI shows a run."""
     return f"{ui}/v2/runs/flow-run/{flow_run_id}"
@@ -58,7 +91,7 @@ def mermaid(version: Version, ui: str | None = None) -> str:
     lines = ["```mermaid", "graph TD"]
     versions = list(reversed(ancestors(version)))
     for node in versions:
-        lines.append(f'    {_node(node)}["{node}<br/>{node.manifest.stage}, {node.manifest.num_rows()} rows"]')
+        lines.append(f'    {_node(node)}["{node}<br/>{node.manifest.stage}<br/>{rows_told(node)}"]')
     for node in versions:
         for parent in node.manifest.parents.values():
             lines.append(f"    {parent.artifact}_{parent.version} --> {_node(node)}")
@@ -73,14 +106,14 @@ def parents_table(version: Version, ui: str | None = None) -> str:
     """The versions that went in, with links to the runs that made them."""
     if not version.manifest.parents:
         return ""
-    rows = ["| went in as | version | rows | made by | manifest |", "|---|---|---:|---|---|"]
+    rows = ["| went in as | version | rows | made by | manifest |", "|---|---|---|---|---|"]
     for role, parent in parents_of(version).items():
         name, made_by = str(parent), parent.manifest.stage
         if ui:
             name = f"[{name}]({artifact_page(ui, parent.artifact)})"
             if parent.ref.flow_run_id:
                 made_by = f"[{made_by}]({run_page(ui, parent.ref.flow_run_id)})"
-        rows.append(f"| {role} | {name} | {parent.manifest.num_rows()} | {made_by} | `{parent.ref.manifest[:12]}` |")
+        rows.append(f"| {role} | {name} | {rows_told(parent)} | {made_by} | `{parent.ref.manifest[:12]}` |")
     return "\n".join(rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import threading
+from collections.abc import Iterable
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from storage.store import Store, Version
 from tasks.engines import Workers, each_of
-from tasks.lineage import version_page
+from tasks.lineage import run_summary, version_page
 from tasks.stage import RejectedError, Stage, execute
 from tasks.stores import open_store
 
@@ -138,11 +139,27 @@ def run_stage(stage: Stage, options: RunOptions) -> ArtifactRef:
     )
 
 
+def publish_run(name: str, refs: Iterable[ArtifactRef], options: RunOptions) -> None:
+    """Show what the stages of this run came to, on the run's own page.
+
+    Args:
+        name: the flow's; the key under which its runs are listed.
+        refs: what the stages returned, in order.
+    """
+    store = options.open_store()
+    versions = [(store.version(ref.artifact, ref.version), ref.reused) for ref in refs]
+    create_markdown_artifact(run_summary(versions, _ui()), key=name, description="What went in and came out, by stage")
+
+
+def _ui() -> str | None:
+    """The address of the Prefect UI, if there is one."""
+    url = get_current_settings().server.ui.api_url or get_current_settings().api.url or ""
+    return url.removesuffix("/api") or None
+
+
 def publish(stage: Stage, version: Version, reused: bool) -> None:
     """Show a version in the Prefect UI; its key page there is the artifact's history."""
-    url = get_current_settings().server.ui.api_url or get_current_settings().api.url or ""
-    base = url.removesuffix("/api")
-    page = version_page(version, [] if reused else stage.pictures(version), base or None, reused)
+    page = version_page(version, [] if reused else stage.pictures(version), _ui(), reused)
     create_markdown_artifact(page, key=version.artifact, description=str(version))
     if not reused:
         emit_made(version)

@@ -2,16 +2,19 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ParameterTypeError
 
 from flows.collect_cases import Source, collect_cases
 from flows.hp_edit import hp_edit
+from storage.__main__ import main as storage_command
 from storage.lineage import ancestors
 from storage.records import EditType
 from storage.store import VersionNotFoundError
@@ -137,6 +140,17 @@ def test_the_way_back_to_the_data_in_the_docs_works(refs, folder_of_project):
     row = names["rows"][0]
     assert row["source"].size == (64, 64)
     assert row["edited"].size == (64, 64)
+
+
+def test_the_commands_in_the_docs_work(refs, folder_of_project, capsys):
+    """Every `python -m storage` of docs/storage.md, in order, on the versions of this run."""
+    text = (ROOT / "docs" / "storage.md").read_text()
+    commands = re.findall(r"^python -m storage ([^#\n]*)", text, flags=re.M)
+    assert len(commands) >= 10
+    for command in commands:
+        assert storage_command(shlex.split(command)) == 0, command
+    assert "└─ cases@v1" in capsys.readouterr().out
+    assert load_dataset("runs/export/realpref", split="train")[0]["edited"].size == (64, 64)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
