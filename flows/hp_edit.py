@@ -12,13 +12,17 @@ from prefect import flow
 from flows.build_realpref import build_realpref
 from flows.collect_cases import Source, collect_cases
 from flows.edit_baseline import edit_baseline
+from flows.nightly_rebuild import data_stages
 from flows.post_train import post_train
 from flows.rate_edits import rate_edits
 from flows.run_benchmark import run_benchmark
 from tasks.local_server import UI, root_of_run
+from tasks.plan import MakeStage, plan_lines
+from tasks.post_train import PostTrain
 from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, publish_run, run_options
 from tasks.report import write_report
 from tasks.resources import watch_memory
+from tasks.run_benchmark import RunBenchmark
 from tasks.sizes import PipelineConfig, miniature
 from tasks.summary import summary_lines
 
@@ -39,18 +43,33 @@ def hp_edit(
     return {ref.artifact: ref for ref in refs}
 
 
+def all_stages(source: Source, config: PipelineConfig, options: RunOptions) -> list[MakeStage]:
+    """The stages of the flow, for a look ahead."""
+    store, scratch = options.open_store(), Path(options.scratch)
+    return [
+        *data_stages(source, config, options),
+        lambda versions: PostTrain(store, config.train, versions["realpref"], scratch),
+        lambda versions: RunBenchmark(store, config.benchmark, versions["cases"], versions["adapter"]),
+    ]
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the world, the cases, the training and the bench")
     parser.add_argument("--out", type=Path, default=None, help="folder of the report (runs/miniature-<seed>)")
+    parser.add_argument("--dry-run", action="store_true", help="tell what would run and why; change nothing")
     add_run_options(parser)
     arguments = parser.parse_args()
     folder = arguments.out or Path("runs") / f"miniature-{arguments.seed}"
     started = time.monotonic()
     options = run_options(arguments)
+    source, config = Source(world=arguments.seed), miniature(arguments.seed)
+    if arguments.dry_run:
+        print("\n".join(plan_lines(options.open_store(), all_stages(source, config, options))))
+        return
     with watch_memory(psutil.Process(root_of_run())) as peak:
-        state = hp_edit(Source(world=arguments.seed), miniature(arguments.seed), options, return_state=True)
+        state = hp_edit(source, config, options, return_state=True)
         refs = state.result()
     run_page = f"{UI}/v2/runs/flow-run/{state.state_details.flow_run_id}"
     summary = write_report(

@@ -13,8 +13,13 @@ from flows.build_realpref import build_realpref
 from flows.collect_cases import Source, collect_cases
 from flows.edit_baseline import edit_baseline
 from flows.rate_edits import rate_edits
+from tasks.build_realpref import BuildRealPref
+from tasks.collect_cases import CollectCases
 from tasks.data_report import data_lines
+from tasks.edit_baseline import EditBaseline
+from tasks.plan import MakeStage, plan_lines
 from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, publish_run, run_options
+from tasks.rate_edits import RateEdits
 from tasks.sizes import DataConfig, miniature_data, photographs
 
 
@@ -32,19 +37,34 @@ def nightly_rebuild(
     return {ref.artifact: ref for ref in refs}
 
 
+def data_stages(source: Source, config: DataConfig, options: RunOptions) -> list[MakeStage]:
+    """The stages of the flow, for a look ahead."""
+    store = options.open_store()
+    return [
+        lambda versions: CollectCases(store, config.collect, source.prepare(options.scratch)),
+        lambda versions: EditBaseline(store, config.edit, versions["cases"]),
+        lambda versions: RateEdits(store, config.rate, versions["edits"]),
+        lambda versions: BuildRealPref(store, config.build, versions["scores"]),
+    ]
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", metavar="FOLDER", help="with images/ and annotations/instances.json")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dry-run", action="store_true", help="tell what would run and why; change nothing")
     add_run_options(parser)
     arguments = parser.parse_args()
     options = run_options(arguments)
-    if arguments.photographs:
-        refs = nightly_rebuild(Source(folder=arguments.photographs), photographs(arguments.seed), options)
-    else:
-        refs = nightly_rebuild(Source(world=arguments.seed), miniature_data(arguments.seed), options)
     store = options.open_store()
+    source, config = Source(world=arguments.seed), miniature_data(arguments.seed)
+    if arguments.photographs:
+        source, config = Source(folder=arguments.photographs), photographs(arguments.seed)
+    if arguments.dry_run:
+        print("\n".join(plan_lines(store, data_stages(source, config, options))))
+        return
+    refs = nightly_rebuild(source, config, options)
     print("\n".join(data_lines({name: store.version(ref.artifact, ref.version) for name, ref in refs.items()})))
 
 

@@ -1,0 +1,63 @@
+"""What a run would do, and why, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from storage.diff import changed_values
+from storage.store import Store, Version
+from storage.work import Finished
+from tasks.stage import Stage
+
+MakeStage = Callable[[Mapping[str, Version]], Stage]
+"""Makes a stage from the versions that the stages before it ended with, by artifact."""
+
+
+def plan_lines(store: Store, stages: Sequence[MakeStage]) -> Iterator[str]:
+    """One line per stage and per reason. Of stages behind one that would run nothing can be said: they lack an input."""
+    versions: dict[str, Version] = {}
+    waiting_for = ""
+    for make in stages:
+        if waiting_for:
+            break
+        stage = make(versions)
+        found = store.find(stage.artifact, stage.key)
+        if found and not store.rejection(found):
+            versions[stage.artifact] = found
+            yield f"{stage.name}: stands, {found}"
+            continue
+        waiting_for = stage.name
+        yield f"{stage.name}: would run, {_amount(stage)}"
+        yield from (f"  because {reason}" for reason in _reasons(stage, found))
+    if waiting_for and len(versions) + 1 < len(stages):
+        yield f"{len(stages) - len(versions) - 1} later stages: depend on what {waiting_for} makes"
+
+
+def _amount(stage: Stage) -> str:
+    """How much there would be to do."""
+    shards = stage.shards()
+    keys = [stage.key_of(shard) for shard in shards]
+    known = Finished(stage.store, stage.name).find(keys)
+    todo = [shard for shard, key in zip(shards, keys, strict=True) if key not in known]
+    return f"{len(todo)} of {len(shards)} shards, at most {sum(shard.num_items for shard in todo)} items"
+
+
+def _reasons(stage: Stage, rejected: Version | None) -> Iterator[str]:
+    """What is different from the version that `latest` means."""
+    if rejected:
+        yield f"{rejected} was rejected"
+        return
+    latest = stage.store.latest(stage.artifact)
+    if latest is None:
+        yield f"there is no version of {stage.artifact}"
+        return
+    before, parents = latest.manifest, {role: str(version) for role, version in stage.inputs.items()}
+    compared: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = (
+        ("code", {before.stage: before.stage_version}, {stage.name: stage.code_version}),
+        ("config", before.config, stage.settings),
+        ("fingerprint", before.fingerprints, stage.fingerprints()),
+        ("input", {role: f"{p.artifact}@v{p.version}" for role, p in before.parents.items()}, parents),
+    )
+    for what, old, new in compared:
+        yield from (f"{what} {change} (since {latest})" for change in changed_values(old, new))
