@@ -114,6 +114,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 def main() -> int:
     """The command line."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: the server stops too
     command = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
     with local_server(port=None if command else PORT) as environment:
         if command:

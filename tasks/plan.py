@@ -15,7 +15,7 @@ MakeStage = Callable[[Mapping[str, Version]], Stage]
 
 
 def plan_lines(store: Store, stages: Sequence[MakeStage]) -> Iterator[str]:
-    """One line per stage and per reason. Of stages behind one that would run nothing can be said: they lack an input."""
+    """One line per stage and per reason. Of stages behind one that would run nothing can be said yet."""
     versions: dict[str, Version] = {}
     waiting_for = ""
     for make in stages:

@@ -199,17 +199,21 @@ def execute(
     before = store.latest(stage.artifact)
     found = None if refresh else store.find(stage.artifact, stage.key)
     rejected = store.rejection(found) if found else None
+    if found and rejected and not _broken_limits(stage, found, before):
+        store.tag(found, LATEST, ["within limits that were changed since"])
+        rejected = None
     if found and not rejected and not retry_failed:
-        logger.info("%s: nothing changed, %s stands", stage.name, found)
-        _accept_or_reject(stage, found, before)
-        return StageRun(found, reused=True)
+        return _stands(stage, found, before)
     started = time.monotonic()
     stage.refresh = refresh
     if refresh:
         stage.forget()
     shards = stage.shards()
     expect(sum(shard.num_items for shard in shards))
-    results, done = _results(stage, shards, retry_failed or rejected is not None, progress, each)
+    known = _known(stage, shards, retry_failed or rejected is not None)
+    if found and not rejected and len(known) == len({stage.key_of(shard) for shard in shards}):
+        return _stands(stage, found, before)  # nothing had failed
+    results, done = _results(stage, shards, known, progress, each)
     manifest = _manifest(stage, stage.finish(results))
     if found and manifest.id == found.ref.manifest:
         if rejected:
@@ -222,14 +226,30 @@ def execute(
     return StageRun(version, reused=False, done=done)
 
 
+def _stands(stage: Stage, version: Version, before: Version | None) -> StageRun:
+    """A version that was made before is what this run ends with."""
+    logger.info("%s: nothing changed, %s stands", stage.name, version)
+    _accept_or_reject(stage, version, before)
+    return StageRun(version, reused=True)
+
+
+def _known(stage: Stage, shards: Sequence[Shard], retry: bool) -> dict[str, ShardResult]:
+    """The results of shards that need not be worked on, by key.
+
+    Args:
+        retry: those in which something failed are worked on again.
+    """
+    if stage.refresh:
+        return {}
+    known = Finished(stage.store, stage.name).find([stage.key_of(shard) for shard in shards])
+    return {key: result for key, result in known.items() if not (retry and result.failed)}
+
+
 def _results(
-    stage: Stage, shards: Sequence[Shard], retry: bool, progress: Progress, each: Each
+    stage: Stage, shards: Sequence[Shard], known: dict[str, ShardResult], progress: Progress, each: Each
 ) -> tuple[list[ShardResult], int]:
     """The results of all shards in order, and how many items were worked on for them."""
     keys = [stage.key_of(shard) for shard in shards]
-    known = {} if stage.refresh else Finished(stage.store, stage.name).find(keys)
-    if retry:
-        known = {key: result for key, result in known.items() if not result.failed}
     todo = [shard for shard, key in zip(shards, keys, strict=True) if key not in known]
     progress(sum(shard.num_items for shard, key in zip(shards, keys, strict=True) if key in known))
     done = 0
@@ -262,14 +282,17 @@ def _accept_or_reject(stage: Stage, version: Version, before: Version | None) ->
     if before and before.number == version.number:
         return
     was_accepted = any(tag.version == version.number for tag in stage.store.tag_history(version.artifact, LATEST))
-    limits: Mapping[str, Limit] = getattr(stage.config, "limits", {})
-    if limits and not was_accepted:
-        comparable = before is not None and before.manifest.config == version.manifest.config
-        reasons = broken_limits(_measures(version), _measures(before) if before and comparable else None, limits)
-        if reasons:
-            stage.store.tag(version, REJECTED, reasons)
-            raise RejectedError(version, reasons)
+    if not was_accepted and (reasons := _broken_limits(stage, version, before)):
+        stage.store.tag(version, REJECTED, reasons)
+        raise RejectedError(version, reasons)
     stage.store.tag(version, LATEST)
+
+
+def _broken_limits(stage: Stage, version: Version, before: Version | None) -> list[str]:
+    """Why a version is not good enough, compared with the one before where that had the same configuration."""
+    limits: Mapping[str, Limit] = getattr(stage.config, "limits", {})
+    comparable = before is not None and before.manifest.config == version.manifest.config
+    return broken_limits(_measures(version), _measures(before) if before and comparable else None, limits)
 
 
 def _measures(version: Version) -> dict[str, float]:
