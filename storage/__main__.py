@@ -29,11 +29,11 @@ def list_versions(store: Store, arguments: argparse.Namespace) -> int:
     artifacts = [arguments.artifact] if arguments.artifact else store.artifacts()
     print(f"{'version':24s}{'rows':>9s}{'MB':>10s}  {'made at':26s}{'stage':18s}tags")
     for artifact in artifacts:
-        tags = store.tags(artifact)
-        for version in store.versions(artifact):
+        tags, rejections = store.tags(artifact), store.rejections(artifact)
+        for version in _versions(store, artifact):
             files = {file for files in version.manifest.tables.values() for file in files}
             own = sorted(name for name, tag in tags.items() if tag.version == version.number and name != REJECTED)
-            own += [REJECTED] if store.rejection(version) else []
+            own += [REJECTED] if version.number in rejections else []
             print(
                 f"{version!s:24s}{version.manifest.num_rows():9d}{sum(f.size for f in files) / 1e6:10.1f}  "
                 f"{version.ref.created_at:26s}{version.manifest.stage:18s}{' '.join(own)}"
@@ -89,7 +89,7 @@ def verify_versions(store: Store, arguments: argparse.Namespace) -> int:
     specs = arguments.versions or store.artifacts()
     versions: list[Version] = []
     for spec in specs:
-        versions += [store.resolve(spec)] if "@" in spec else store.versions(spec)
+        versions += [store.resolve(spec)] if "@" in spec else _versions(store, spec)
     with tqdm(unit="B", unit_scale=True, desc="verify") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -101,6 +101,11 @@ def verify_versions(store: Store, arguments: argparse.Namespace) -> int:
         print(damage)
     print(f"{len(versions)} versions, {len(damages)} damages")
     return 1 if damages else 0
+
+
+def _versions(store: Store, artifact: str) -> list[Version]:
+    """All of an artifact. Raises: VersionNotFoundError where there is none, as after a slip of the pen."""
+    return store.versions(artifact) or [store.resolve(artifact)]
 
 
 def gc(store: Store, arguments: argparse.Namespace) -> int:

@@ -21,6 +21,8 @@ def compact(version: Version, rows_per_file: int = ROWS_PER_FILE) -> Version:
 
     Raises: ValueError for a version that has parents.
     """
+    if rows_per_file < 1:
+        raise ValueError(f"files of {rows_per_file} rows: use 1 or more")
     store, manifest = version.store, version.manifest
     if manifest.parents:
         roles = ", ".join(f"{p.artifact}@v{p.version}" for p in manifest.parents.values())
@@ -28,7 +30,7 @@ def compact(version: Version, rows_per_file: int = ROWS_PER_FILE) -> Version:
     tables = {name: tuple(_packed(store, files, rows_per_file)) for name, files in manifest.tables.items()}
     if tables == dict(manifest.tables):
         return version
-    return store.commit(manifest.model_copy(update={"tables": tables}))
+    return store.commit(manifest.model_copy(update={"tables": tables, "schema_version": 2}))
 
 
 def _packed(store: Store, files: Sequence[DataFile], rows_per_file: int) -> Iterator[DataFile]:

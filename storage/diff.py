@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from storage.manifest import DataFile, Manifest
 from storage.store import Store, Version
 
 _ID_COLUMNS = ("case_id", "edit_id", "score_id", "source_id", "iteration")
-"""The first of these that a table has tells its rows apart."""
+"""The first of these that a table has names its rows; what was made twice of a case has a number behind it."""
 _ROWS_AT_ONCE = 256
 
 
@@ -92,12 +93,15 @@ def diff_rows(store: Store, left: tuple[DataFile, ...], right: tuple[DataFile, .
 def _digests(store: Store, files: list[DataFile]) -> dict[str, bytes]:
     """A digest of every row by its identifier; a few rows are in memory at a time."""
     found: dict[str, bytes] = {}
+    times: Counter[str] = Counter()
     for file in files:
         table = store.read_table(file)
         key = next((name for name in _ID_COLUMNS if name in table.column_names), None)
         for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
-            for number, row in enumerate(batch.to_pylist()):
-                name = str(row[key]) if key else f"row {len(found) + number}"
+            for row in batch.to_pylist():
+                name = str(row[key]) if key else "row"
+                times[name] += 1
+                name += f" {times[name]}" if times[name] > 1 or not key else ""
                 found[name] = hashlib.blake2b(repr(sorted(row.items())).encode(), digest_size=16).digest()
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from storage.files import Files
@@ -42,9 +43,9 @@ def _examine(files: Files, folder: str, writers: int, rounds: int) -> Iterator[F
     yield Finding(files.create(path, b"first"), "a new file is created")
     yield Finding(files.read(path) == b"first", "what was written is read back at once")
     yield Finding(files.names(folder) == ["once"], "and listed at once")
+    yield Finding(files.read(path, 1, 3) == b"ir", "a range of it is read")
     second = files.create(path, b"second")
     yield Finding(not second and files.read(path) == b"first", "creating it again with other content is refused")
-    yield Finding(files.read(path, 1, 3) == b"ir", "a range of it is read")
     winners = [_race(files, f"{folder}/race-{number}", writers) for number in range(rounds)]
     told = f"{rounds} races of {writers} writers for one name: "
     if all(count == 1 for count in winners):
@@ -60,16 +61,11 @@ def _examine(files: Files, folder: str, writers: int, rounds: int) -> Iterator[F
 
 def _race(files: Files, path: str, writers: int) -> int:
     """How many of several writers believe that they created a path, of which only one can."""
-    start, wins = threading.Barrier(writers), []
+    start = threading.Barrier(writers)
 
-    def write(number: int) -> None:
+    def write(number: int) -> bool:
         start.wait()
-        if files.create(path, f"writer {number}".encode()):
-            wins.append(number)
+        return files.create(path, f"writer {number}".encode())
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(writers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return len(wins)
+    with ThreadPoolExecutor(writers) as pool:
+        return sum(pool.map(write, range(writers)))

@@ -6,6 +6,7 @@ The layout is the Hub's: `load_dataset(folder)` opens it, and uploaded as it is,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def export(version: Version, folder: Path, progress: Callable[[int], None] = lam
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(version.store.read_file(file))
             progress(file.size)
-    (folder / "manifest.json").write_bytes(version.manifest.to_bytes())
+    (folder / "manifest.json").write_bytes(version.manifest_bytes())
     card = folder / "README.md"
     card.write_text("\n".join(card_lines(version)) + "\n", encoding="utf-8")
     return card
@@ -48,9 +49,12 @@ def paths_of(table: str, files: Sequence[DataFile]) -> list[str]:
     """Where the files of a table go in the folder; a table of rows in numbered files, as the Hub names them."""
     check_name(table)
     if not _is_rows(files):
-        return [
+        names = [
             ADAPTER_FILE if f.suffix == ".safetensors" and table == "weights" else f"{table}{f.suffix}" for f in files
         ]
+        if len({*names}) < len(names):
+            raise ValueError(f"{table}: several files of one kind, which would have one name in a folder")
+        return names
     return [f"data/{table}/{table}-{i:05d}-of-{len(files):05d}.parquet" for i in range(len(files))]
 
 
@@ -71,13 +75,14 @@ def card_lines(version: Version) -> Iterator[str]:
         yield f"size_categories: [{next((name for limit, name in _SIZES if rows < limit), 'n>1M')}]"
     if tables:
         yield "configs:"
-        for name in sorted(tables, key=lambda name: (name not in _SPLITS, name)):
+        ordered = sorted(tables, key=lambda name: (name != "train", name not in _SPLITS, name))
+        for name in ordered:
             split = name if name in _SPLITS else "train"
-            yield f"- config_name: {name}"
+            yield f"- config_name: {json.dumps(name)}"
             yield "  data_files:"
             yield f"  - split: {split}"
             yield f"    path: data/{name}/*.parquet"
-            if name == "train" or len(tables) == 1:
+            if name == ordered[0]:
                 yield "  default: true"
     yield from ("---", "", f"# HP-Edit: {version}", "")
     yield f"Made by the stage `{manifest.stage}` (code {manifest.stage_version}) at {version.ref.created_at}; "
@@ -88,7 +93,7 @@ def card_lines(version: Version) -> Iterator[str]:
     if licences:
         yield from ("", "## Licences of the source images", "")
         yield "Each row names the licence and the origin of its source image; derived images keep them."
-        yield from ("", "| licence | rows |", "|---|---:|", *(f"| {_plain(k)} | {n} |" for k, n in licences.items()))
+        yield from ("", "| licence | rows |", "|---|---:|", *(f"| {_code(k)} | {n} |" for k, n in licences.items()))
     yield from ("", "## Where it comes from", "", "```", *tree_lines(version), "```")
     yield from ("", "## Statistics", "", "```json", json.dumps(manifest.statistics, indent=1, sort_keys=True), "```")
     yield from ("", "## Configuration", "", "```json", json.dumps(_configs(version), indent=1, sort_keys=True), "```")
@@ -100,27 +105,23 @@ def _is_rows(files: Sequence[DataFile]) -> bool:
 
 def _configs(version: Version) -> Mapping[str, Any]:
     """Of every stage that took part."""
-    return {v.manifest.stage: {"config": v.manifest.config, "version": str(v)} for v in ancestors(version)}
+    return {str(v): {"config": v.manifest.config, "stage": v.manifest.stage} for v in ancestors(version)}
 
 
 def _licences(version: Version) -> dict[str, int]:
     """How many rows have each licence, over the tables that tell."""
     found: dict[str, int] = {}
     for files in version.manifest.tables.values():
-        for file in files if _is_rows(files) else ():
-            if not file.rows or "licence" not in _columns(version, file):
+        for file in (file for file in files if file.rows and _is_rows(files)):
+            if not {"licence", "licence_url"} <= {*version.store.schema_of(file).names}:
                 break
-            table = version.store.read_table(file, ["licence", "licence_url"]).to_pylist()
-            for row in table:
+            for row in version.store.read_table(file, ["licence", "licence_url"]).to_pylist():
                 name = f"{row['licence']} {row['licence_url']}".strip()
                 found[name] = found.get(name, 0) + 1
     return dict(sorted(found.items()))
 
 
-def _columns(version: Version, file: DataFile) -> list[str]:
-    return version.store.schema_of(file).names
-
-
-def _plain(text: str) -> str:
-    """Text of strangers, harmless in a table."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+def _code(text: str) -> str:
+    """Text of strangers, harmless in a table: no markup, no links, no cells of its own."""
+    words = re.sub(r"[`|\\]", " ", text).split()
+    return f"`{' '.join(words) or 'none'}`"

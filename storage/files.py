@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import tempfile
+import re
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
@@ -18,19 +19,21 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from storage.manifest import DataFile, sha256_of
+from storage.parquet import Ranges, from_parquet, to_parquet
 
 S3_OPTIONS: dict[str, Any] = {
     # A request that gets no answer is tried again soon, with growing pauses, instead of blocking a stage for minutes.
     "config_kwargs": {
-        "retries": {"mode": "standard", "max_attempts": 3},  # five times over, by s3fs
+        "retries": {"mode": "standard", "max_attempts": 5},  # what timed out, s3fs tries five times over
         "connect_timeout": 10,
         "read_timeout": 30,
     },
 }
 """What an S3 filesystem is opened with, where the options do not say otherwise."""
 
-
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs")
+_WITH_CREDENTIALS = re.compile(r"://([^/]*|[^/]*:.*)@")
+"""A user before the host, also with a password that holds a slash."""
 
 
 class StoreError(OSError):
@@ -52,9 +55,9 @@ class Files:
             options: for the filesystem, such as credentials; never written or shown anywhere. Without them fsspec and
                 the filesystem look into the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `FSSPEC_S3_...`).
 
-        Raises: ValueError for an address with a user or password in it.
+        Raises: ValueError for an address with a user or password in it, or with wildcards.
         """
-        if "@" in urlsplit(url).netloc:
+        if _WITH_CREDENTIALS.search(url):
             raise ValueError("a store's address holds a user or password: give credentials by the environment instead")
         if url.startswith(("s3://", "s3a://")):
             options = S3_OPTIONS | options
@@ -65,6 +68,9 @@ class Files:
         """How another process opens it; without, by its address, with credentials from the environment."""
         # Listings are never cached: other processes write here too.
         self.fs, self.root = fsspec.url_to_fs(url, use_listings_cache=False, **options)
+        if re.search(r"[*?\[]", self.root) and not isinstance(self.fs, LocalFileSystem):
+            # Such filesystems would take paths to remove for patterns, and remove files of others.
+            raise ValueError(f"{url}: a store's address cannot hold '*', '?' or '['")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -87,12 +93,11 @@ class Files:
 
     def read_all(self, paths: Sequence[str]) -> list[bytes]:
         """The contents of many small files, asked for together where the filesystem can."""
+        nothing = [None] * len(paths)
         with self._telling("read", f"{len(paths)} files"):
-            found = self.fs.cat([f"{self.root}/{path}" for path in paths]) if len(paths) > 1 else None
-        if not isinstance(found, dict):
-            return [self.read(path) for path in paths]
-        by_path = {self.fs._strip_protocol(path): data for path, data in found.items()}
-        return [by_path[self.fs._strip_protocol(f"{self.root}/{path}")] for path in paths]
+            # Unlike `cat`, it takes no path for a pattern.
+            found = self.fs.cat_ranges([f"{self.root}/{path}" for path in paths], nothing, nothing, on_error="raise")
+        return list(found)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a path that must not exist yet, all or nothing; False where it exists with other content.
@@ -169,12 +174,11 @@ class Files:
     def add_file(self, data: bytes, suffix: str, rows: int | None = None, partition: str | None = None) -> DataFile:
         """Keep data under its hash; the same data twice is one file."""
         file = DataFile(sha256=sha256_of(data), suffix=suffix, size=len(data), rows=rows, partition=partition)
-        full = f"{self.root}/{path_of(file)}"
-        with self._telling("write", path_of(file)):
-            created = self._create(full, data)
-            if not created and self.fs.size(full) != len(data):
-                # Cut short by something else: the name says what belongs there.
-                self.fs.pipe_file(full, data)
+        path = path_of(file)
+        with self._telling("write", path):
+            created = self._create(f"{self.root}/{path}", data)
+        if not created and self.size(path) != len(data):
+            self.put(path, data)  # cut short by something else: the name says what belongs there
         return file
 
     def read_file(self, file: DataFile) -> bytes:
@@ -189,17 +193,29 @@ class Files:
 
     def add_table(self, table: pa.Table, partition: str | None = None) -> DataFile:
         """Keep a table as a Parquet file. The same rows give the same bytes."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, **_PARQUET, compression=_compression(table.schema))
-        return self.add_file(sink.getvalue().to_pybytes(), ".parquet", rows=table.num_rows, partition=partition)
+        data = to_parquet(table)
+        if data.size < _LARGE or not isinstance(self.fs, LocalFileSystem):
+            return self.add_file(data.to_pybytes(), ".parquet", rows=table.num_rows, partition=partition)
+        what = {"suffix": ".parquet", "size": data.size, "rows": table.num_rows, "partition": partition}
+        folder = Path(self.root, "files")
+        # Until the disk has it for sure takes as long as hashing it: both at once.
+        with self._telling("write", f"a table of {table.num_rows} rows"), ThreadPoolExecutor(1) as aside:
+            hashed = aside.submit(sha256_of, data)
+            folder.mkdir(parents=True, exist_ok=True)
+            with _unfinished(folder / "table", data) as unfinished:
+                file = DataFile(sha256=hashed.result(), **what)
+                if self.size(path_of(file)) != file.size:
+                    self._make_folder_of(f"{self.root}/{path_of(file)}")
+                    os.replace(unfinished, Path(self.root, path_of(file)))
+        return file
 
     def read_table(self, file: DataFile, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a Parquet file; with `columns`, only their bytes are read and checked.
+        """The rows of a Parquet file; with `columns`, only their bytes of a large file are read and checked.
 
         Raises: OSError that names the file where it is missing or damaged.
         """
-        if columns is None:
-            return pq.read_table(pa.BufferReader(self.read_file(file)))
+        if columns is None or file.size < _LARGE:
+            return from_parquet(self.read_file(file), columns)
         with self._ranges_of(file) as source:
             return pq.read_table(source, columns=list(columns), page_checksum_verification=True, pre_buffer=True)
 
@@ -212,12 +228,16 @@ class Files:
     def _ranges_of(self, file: DataFile) -> Iterator[pa.PythonFile]:
         """A data file of which only what is asked for is read; trouble with it names it."""
         try:
-            with pa.PythonFile(_Ranges(self, file), mode="r") as source:
+            with pa.PythonFile(Ranges(partial(self.read, path_of(file)), file.size), mode="r") as source:
                 yield source
         except FileNotFoundError as error:
             raise self._missing(file) from error
-        except StoreError:
-            raise
+        except StoreError as error:
+            size = self.size(path_of(file))
+            if size == file.size:
+                raise
+            # Object stores refuse ranges behind the end.
+            raise self._damaged(file, f"it has {size} bytes instead of {file.size}") from error
         except (pa.ArrowException, OSError, EOFError) as error:
             raise self._damaged(file, str(error)) from error
 
@@ -261,9 +281,9 @@ class Files:
             if isinstance(error, FileNotFoundError) and what != "write":
                 raise
             said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise StoreError(
-                getattr(error, "errno", None) or 0, f"cannot {what} {path} in {self.url}: {said}"
-            ) from error
+            told = f"cannot {what} {path} in {self.url}: {said}"
+            number = getattr(error, "errno", None)
+            raise (StoreError(number, told) if number else StoreError(told)) from error
 
     def _missing(self, file: DataFile) -> FileNotFoundError:
         return FileNotFoundError(f"data file {path_of(file)} is missing from {self.url}")
@@ -273,62 +293,8 @@ class Files:
         return DamagedFileError(f"{what} is damaged: {why}; delete it and make it again with refresh")
 
 
-_PARQUET: dict[str, Any] = {
-    # Small row groups let readers skip and a viewer page.
-    "row_group_size": 256,
-    # So that the Hub stores what two versions share only once.
-    "use_content_defined_chunking": True,
-    "write_page_index": True,
-    # A reader of some columns can check what it reads, without the whole file.
-    "write_page_checksum": True,
-}
-
-
-def _compression(schema: pa.Schema) -> dict[str, str]:
-    """Per column: image bytes are compressed already, and trying again takes longer than writing them."""
-    return {name: "none" if binary else "zstd" for name, binary in _leaves(schema)}
-
-
-def _leaves(schema: pa.Schema) -> Iterator[tuple[str, bool]]:
-    """Column paths as Parquet names them, and whether they hold bytes."""
-    for field in schema:
-        if pa.types.is_struct(field.type):
-            for inner in field.type:
-                yield f"{field.name}.{inner.name}", pa.types.is_binary(inner.type)
-        else:
-            yield field.name, pa.types.is_binary(field.type)
-
-
-class _Ranges(io.RawIOBase):
-    """A data file as a seekable stream that reads only the ranges it is asked for."""
-
-    def __init__(self, files: Files, file: DataFile) -> None:
-        super().__init__()
-        self._files, self._file, self._at = files, file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
-        self._at = base + offset
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        end = self._file.size if size < 0 else min(self._at + size, self._file.size)
-        if end <= self._at:
-            return b""
-        data = self._files.read(path_of(self._file), self._at, end)
-        if len(data) != end - self._at:
-            raise EOFError(f"{len(data)} bytes instead of {end - self._at} from {self._at} on")
-        self._at = end
-        return data
+_LARGE = 1_000_000
+"""Bytes from which on hashing takes longer than starting a thread, and reading all longer than asking for a part."""
 
 
 @contextmanager
@@ -337,19 +303,18 @@ def _unfinished(path: Path, data: bytes) -> Iterator[str]:
 
     Raises: OSError that names the file, which a write to a full disk does not by itself.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
+    name = path.with_name(f".unfinished-{uuid.uuid4().hex}")
     try:
-        with open(handle, "wb") as unfinished:
+        with name.open("xb") as unfinished:
             try:
                 unfinished.write(data)
                 unfinished.flush()
-                os.fchmod(handle, 0o666 & ~_umask())  # temporary files are private, a store is shared
-                os.fsync(handle)
+                os.fsync(unfinished.fileno())
             except OSError as error:
                 raise OSError(error.errno, f"{error.strerror}, writing {len(data)} bytes", str(path)) from error
-        yield name
+        yield str(name)
     finally:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
 
 
 def _create_on_disk(path: Path, data: bytes) -> bool:
@@ -362,13 +327,6 @@ def _create_on_disk(path: Path, data: bytes) -> bool:
         except FileExistsError:
             return False
     return True
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def path_of(file: DataFile) -> str:

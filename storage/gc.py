@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.files import path_of
-from storage.lineage import ancestors
+from storage.lineage import children_first
 from storage.store import FOLDERS, REJECTED, Store, Version
 from storage.work import files_of_record
 
@@ -40,6 +41,9 @@ class Plan:
     versions: tuple[str, ...]
     paths: tuple[str, ...]
     num_bytes: int
+    keep_newest: int | None
+    deadline: float
+    """Nothing younger is removed; seconds since the epoch."""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -59,20 +63,36 @@ def plan_gc(store: Store, retention: Retention = Retention(), now: float | None 
     Args:
         now: seconds since the epoch, for tests.
     """
-    deadline = (time.time() if now is None else now) - 3600 * retention.grace_hours
+    now = time.time() if now is None else now
+    return _plan(store, retention.keep_newest, now - 3600 * retention.grace_hours)
+
+
+def collect_garbage(store: Store, plan: Plan) -> None:
+    """Remove what a plan names and nothing has come to need since; killed half way, it leaves garbage, nothing broken.
+
+    A run that was young when the plan was made may have taken up an old file again.
+    """
+    still = set(_plan(store, plan.keep_newest, plan.deadline).paths)
+    for folder, paths in groupby((path for path in plan.paths if path in still), lambda path: path.split("/")[0]):
+        # Versions one by one, children first: the files of one request go in whatever order the filesystem likes.
+        for some in ([path] for path in paths) if folder == "versions" else [list(paths)]:
+            store.remove(some)
+
+
+def _plan(store: Store, keep_newest: int | None, deadline: float) -> Plan:
     everything = {artifact: store.versions(artifact) for artifact in store.artifacts()}
-    kept = _kept(store, everything, retention, deadline)
-    gone = [v for versions in everything.values() for v in versions if (v.artifact, v.number) not in kept]
+    kept = _kept(store, everything, keep_newest, deadline)
+    gone = children_first(v for vs in everything.values() for v in vs if (v.artifact, v.number) not in kept)
     needed = {f"manifests/{version.ref.manifest}.json" for version in kept.values()}
     for version in kept.values():
         needed |= {path_of(file) for files in version.manifest.tables.values() for file in files}
-    gone_numbers = {(v.artifact, v.number) for v in gone}
 
     def old(infos: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         return (path for path, info in infos.items() if _written_at(info) <= deadline)
 
     refs = [f"versions/{v.artifact}/{v.number:06d}.json" for v in gone]
-    keys = [path for path in store.walk("keys") if _key_of(path) in gone_numbers]
+    # Also keys of versions that a killed run of this removed.
+    keys = [path for path in old(store.walk("keys")) if _key_of(path) not in kept]
     records: list[str] = []
     remembered: set[str] = set()
     found = store.walk("shards") | store.walk("journal")
@@ -89,30 +109,40 @@ def plan_gc(store: Store, retention: Retention = Retention(), now: float | None 
     unneeded = [path for path in old(files) if path not in needed and path not in remembered]
     litter = [path for folder in FOLDERS for path in old(store.walk(folder, unfinished=True))]
     size = sum(int(files[path].get("size") or 0) for path in unneeded)
-    return Plan(tuple(map(str, gone)), (*refs, *keys, *records, *manifests, *unneeded, *litter), size)
-
-
-def collect_garbage(store: Store, plan: Plan) -> None:
-    """Remove what a plan names, refs first and files last: killed half way, it leaves garbage and nothing broken."""
-    store.remove(plan.paths)
+    paths = (*refs, *keys, *records, *manifests, *unneeded, *litter)
+    return Plan(tuple(map(str, gone)), paths, size, keep_newest, deadline)
 
 
 def _kept(
-    store: Store, everything: Mapping[str, list[Version]], retention: Retention, deadline: float
+    store: Store, everything: Mapping[str, list[Version]], keep_newest: int | None, deadline: float
 ) -> dict[tuple[str, int], Version]:
-    roots: list[Version] = []
+    known = {(v.artifact, v.number): v for versions in everything.values() for v in versions}
+    waiting: list[tuple[str, int]] = []
     for artifact, versions in everything.items():
+        numbers = [v.number for v in versions]
+        waiting += ((artifact, number) for number in (numbers if keep_newest is None else numbers[-keep_newest:]))
+        waiting += ((artifact, v.number) for v in versions if _seconds(v.ref.created_at) > deadline)
         tagged = {tag.version for name, tag in store.tags(artifact).items() if name != REJECTED}
-        newest = versions if retention.keep_newest is None else versions[-retention.keep_newest :]
-        young = [v for v in versions if datetime.fromisoformat(v.ref.created_at).timestamp() > deadline]
-        roots += [*newest, *young, *(v for v in versions if v.number in tagged)]
-    return {(v.artifact, v.number): v for root in roots for v in ancestors(root)}
+        waiting += ((artifact, number) for number in tagged.intersection(numbers))
+        if latest := store.latest(artifact):  # in an old store, no tag says which one that is
+            waiting.append((artifact, latest.number))
+    kept: dict[tuple[str, int], Version] = {}
+    while waiting:
+        key = waiting.pop()
+        if key not in kept:
+            kept[key] = known.get(key) or store.version(*key)
+            waiting += ((p.artifact, p.version) for p in kept[key].manifest.parents.values())
+    return kept
 
 
 def _key_of(path: str) -> tuple[str, int]:
     """Artifact and number of `keys/<artifact>/<key>/<number>.json`."""
     _, artifact, _, name = path.split("/")
     return artifact, int(name.split(".")[0])
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
 
 
 def _written_at(info: Mapping[str, Any]) -> float:

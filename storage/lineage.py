@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from graphlib import TopologicalSorter
 
 from storage.store import Store, Version
 
@@ -15,15 +16,25 @@ def parents_of(version: Version) -> dict[str, Version]:
 
 def ancestors(version: Version) -> list[Version]:
     """The version and all that it was made from, children before parents, each once."""
-    found: dict[tuple[str, int], Version] = {}
+    found = {(version.artifact, version.number): version}
     waiting = [version]
     while waiting:
-        current = waiting.pop(0)
-        known = found.pop((current.artifact, current.number), None)
-        # Seen again, it moves to the end: behind every child of its own. Its manifest is read once.
-        found[(current.artifact, current.number)] = known or current
-        waiting += parents_of(known or current).values()
-    return list(found.values())
+        for parent in waiting.pop().manifest.parents.values():
+            key = (parent.artifact, parent.version)
+            if key not in found:
+                found[key] = version.store.version(*key)
+                waiting.append(found[key])
+    return children_first(found.values())
+
+
+def children_first(versions: Iterable[Version]) -> list[Version]:
+    """The versions in an order in which each stands before those it was made from."""
+    by_key = {(v.artifact, v.number): v for v in versions}
+    graph = {
+        key: [(p.artifact, p.version) for p in v.manifest.parents.values() if (p.artifact, p.version) in by_key]
+        for key, v in by_key.items()
+    }
+    return [by_key[key] for key in reversed(list(TopologicalSorter(graph).static_order()))]
 
 
 def children_of(store: Store) -> Mapping[tuple[str, int], list[Version]]:
@@ -44,14 +55,14 @@ def tree_lines(version: Version, up: bool = True) -> list[str]:
 
     def add(current: Version, role: str, lead: str, last: bool | None) -> None:
         branch = "" if last is None else ("└─ " if last else "├─ ")
-        manifest = current.manifest
         name = f"{role}: {current}" if role else str(current)
-        again = str(current) in shown
-        told = "(above)" if again else f"{manifest.stage}, {manifest.num_rows()} rows, {current.ref.created_at}"
-        lines.append(f"{lead}{branch}{name}  {told}")
-        if again:
+        if str(current) in shown:
+            lines.append(f"{lead}{branch}{name}  (above)")
             return
         shown.add(str(current))
+        manifest = current.manifest
+        told = f"{manifest.stage}, {manifest.num_rows()} rows, {current.ref.created_at}"
+        lines.append(f"{lead}{branch}{name}  {told}")
         below = (
             _named(parents_of(current))
             if up

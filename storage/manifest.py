@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from storage.records import canonical_json
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """Names of artifacts, tables and tags: nothing that could leave the store's folder."""
 SHA256 = r"^[0-9a-f]{64}$"
+MOMENT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+\d\d:\d\d$"
+
+
+def check_name(name: str) -> str:
+    """The name itself. Raises: ValueError for one that a store does not take."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"name {name!r}: use up to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit")
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+"""In a record: one from elsewhere with another name is refused when it is read."""
 
 
 class DataFile(BaseModel):
@@ -34,7 +46,7 @@ class Parent(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    artifact: str
+    artifact: Name
     version: int
     manifest: str
 
@@ -48,18 +60,18 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1, 2] = 2
-    artifact: str
-    stage: str
+    artifact: Name
+    stage: Name
     stage_version: int
     """The stage's code version, a declared number."""
-    key: str
+    key: Name
     """The stage's key: the same key, the same work."""
     config: dict[str, Any]
     fingerprints: dict[str, str] = {}
     """Of the models and judges that took part."""
     parents: dict[str, Parent] = {}
     """By role."""
-    tables: dict[str, tuple[DataFile, ...]] = {}
+    tables: dict[Name, tuple[DataFile, ...]] = {}
     """The files of each table, in order; other files too, by name."""
     statistics: dict[str, Any] = {}
 
@@ -87,7 +99,7 @@ class Ref(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     manifest: str = Field(pattern=SHA256)
-    created_at: str
+    created_at: str = Field(pattern=MOMENT)
     seconds: float
     """How long the stage took."""
     flow_run_id: str | None = None
@@ -113,8 +125,14 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_name(name: str) -> str:
-    """The name itself. Raises: ValueError for one that a store does not take."""
-    if not NAME.fullmatch(name):
-        raise ValueError(f"name {name!r}: use up to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit")
-    return name
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse(kind: type[Model], data: bytes, path: str) -> Model:
+    """What lies at a path of a store. Raises: ValueError that names the path, where it is something else."""
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(map(str, wrong["loc"]))
+        raise ValueError(f"{path} is no {kind.__name__} that this code knows: {where} {wrong['msg']}") from error

@@ -26,7 +26,7 @@ from functools import cached_property
 import pyarrow as pa
 
 from storage.files import DamagedFileError, Files, path_of
-from storage.manifest import DataFile, Manifest, Parent, Ref, Tag, check_name, sha256_of
+from storage.manifest import DataFile, Manifest, Parent, Ref, Tag, check_name, parse, sha256_of
 
 FOLDERS = ("files", "manifests", "versions", "keys", "tags", "shards", "journal")
 LATEST = "latest"
@@ -57,11 +57,15 @@ class Version:
     @cached_property
     def manifest(self) -> Manifest:
         """What the version is."""
+        return parse(Manifest, self.manifest_bytes(), _manifest_path(self.ref.manifest))
+
+    def manifest_bytes(self) -> bytes:
+        """The same as it was written, perhaps by older code. Raises: DamagedFileError."""
         path = _manifest_path(self.ref.manifest)
         data = self.store.read(path)
         if sha256_of(data) != self.ref.manifest:
             raise DamagedFileError(f"{self}: {path} in {self.store.url} does not have the content its name promises")
-        return Manifest.model_validate_json(data)
+        return data
 
     def as_parent(self) -> Parent:
         """How a child's manifest names it."""
@@ -147,19 +151,20 @@ class Store(Files):
 
     def version(self, artifact: str, number: int) -> Version:
         """A version by number."""
+        path = _version_path(check_name(artifact), number)
         try:
-            data = self.read(_version_path(check_name(artifact), number))
+            data = self.read(path)
         except FileNotFoundError as error:
             raise VersionNotFoundError(f"{artifact}@v{number}: {self._known(artifact)}") from error
-        return Version(self, artifact, number, Ref.model_validate_json(data))
+        return Version(self, artifact, number, parse(Ref, data, path))
 
     def versions(self, artifact: str) -> list[Version]:
         """All versions of an artifact, oldest first."""
-        numbers = self.numbers(artifact)
-        refs = self.read_all([_version_path(artifact, number) for number in numbers])
+        paths = {number: _version_path(artifact, number) for number in self.numbers(artifact)}
+        refs = self.read_all(list(paths.values()))
         return [
-            Version(self, artifact, number, Ref.model_validate_json(ref))
-            for number, ref in zip(numbers, refs, strict=True)
+            Version(self, artifact, number, parse(Ref, ref, path))
+            for (number, path), ref in zip(paths.items(), refs, strict=True)
         ]
 
     def resolve(self, spec: str) -> Version:
@@ -173,8 +178,8 @@ class Store(Files):
         artifact, wanted = check_name(match["artifact"]), match["version"] or LATEST
         if re.fullmatch(r"v\d{1,9}", wanted):
             return self.version(artifact, int(wanted[1:]))
-        if tags := self.tag_history(artifact, wanted):
-            return self.version(artifact, tags[-1].version)
+        if tag := self._tag(artifact, wanted):
+            return self.version(artifact, tag.version)
         if wanted == LATEST:
             # A store whose versions were all made before latest was a tag.
             rejected = {tag.version for tag in self.tag_history(artifact, REJECTED)}
@@ -191,8 +196,11 @@ class Store(Files):
 
     def find(self, artifact: str, key: str) -> Version | None:
         """The newest version that a stage's key gave, if it was ever committed."""
-        if numbered := self.names(f"keys/{check_name(artifact)}/{check_name(key)}"):
-            return self.version(artifact, _number(numbered[-1]))
+        for name in reversed(self.names(f"keys/{check_name(artifact)}/{check_name(key)}")):
+            try:
+                return self.version(artifact, _number(name))
+            except VersionNotFoundError:
+                continue  # a `gc` that was killed removed the version, and its key not yet
         # A writer that was killed between the ref and its key leaves a version that no key names.
         named = {_number(path.rsplit("/", 1)[-1]) for path in self.walk(f"keys/{artifact}")}
         unnamed = (self.version(artifact, n) for n in reversed(self.numbers(artifact)) if n not in named)
@@ -213,21 +221,32 @@ class Store(Files):
     def tag_history(self, artifact: str, name: str) -> list[Tag]:
         """What a tag meant one after the other; the last counts."""
         folder = f"tags/{check_name(artifact)}/{check_name(name)}"
-        return [Tag.model_validate_json(data) for data in self.read_all([f"{folder}/{n}" for n in self.names(folder)])]
+        paths = [f"{folder}/{number}" for number in self.names(folder)]
+        return [parse(Tag, data, path) for path, data in zip(paths, self.read_all(paths), strict=True)]
 
     def tags(self, artifact: str) -> dict[str, Tag]:
         """What each tag of an artifact means."""
         names = self.names(f"tags/{check_name(artifact)}")
-        return {name: history[-1] for name in names if (history := self.tag_history(artifact, name))}
+        return {name: tag for name in names if (tag := self._tag(artifact, name))}
+
+    def rejections(self, artifact: str) -> dict[int, Tag]:
+        """Why versions were rejected, by number; without those that `latest` was moved to all the same."""
+        accepted = {tag.version for tag in self.tag_history(artifact, LATEST)}
+        return {tag.version: tag for tag in self.tag_history(artifact, REJECTED) if tag.version not in accepted}
 
     def rejection(self, version: Version) -> Tag | None:
-        """Why a version was rejected; None for one that was not, or that `latest` was moved to all the same."""
-        if any(tag.version == version.number for tag in self.tag_history(version.artifact, LATEST)):
-            return None
+        """Why a version was rejected, if it was; see `rejections`."""
         told = [tag for tag in self.tag_history(version.artifact, REJECTED) if tag.version == version.number]
-        return told[-1] if told else None
+        # The long history of latest is read only for the few that were rejected.
+        return self.rejections(version.artifact).get(version.number) if told else None
 
     # --- below ---------------------------------------------------------------------------------------------------
+
+    def _tag(self, artifact: str, name: str) -> Tag | None:
+        """What a tag means now."""
+        folder = f"tags/{check_name(artifact)}/{check_name(name)}"
+        path = next((f"{folder}/{number}" for number in reversed(self.names(folder))), None)
+        return parse(Tag, self.read(path), path) if path else None
 
     def _check_present(self, manifest: Manifest) -> None:
         """Every file of a manifest is there. Raises: FileNotFoundError that names the first that is not."""

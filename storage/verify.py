@@ -48,7 +48,7 @@ def verify(
         for role, parent in manifest.parents.items():
             try:
                 held = version.store.version(parent.artifact, parent.version).ref.manifest
-            except LookupError as error:
+            except (LookupError, OSError, ValueError) as error:
                 found.append(Damage(str(version), f"parent {role}", str(error)))
                 continue
             if held != parent.manifest:

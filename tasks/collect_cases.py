@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,6 +28,8 @@ from tasks.stage import Progress, Result, Shard, Stage, StageConfig, sum_counts
 
 IMAGES_PER_SHARD = 256
 CASES_PER_FILE = 256
+CANDIDATES_AT_ONCE = 16 * CASES_PER_FILE
+"""In full in memory: cases of one edit type come from all files of candidates, which are read once for so many."""
 SMALLEST_NEW_OBJECT = 2500
 """Pixels: categories with an object at least this large can be asked for in additions and swaps."""
 
@@ -117,7 +119,9 @@ class CollectCases(Stage):
         if start == 0:
             rejected += [Rejected(source_id="", reason="annotation of no image", detail=d) for d in self.dataset.stray]
         rows = [
-            {**asdict(c), "request": json.dumps(c.request.to_dict()), "mask": json.dumps(c.mask)} for c in candidates
+            {name: getattr(c, name) for name in _CANDIDATES.names}
+            | {"request": json.dumps(c.request.to_dict()), "mask": json.dumps(c.mask)}
+            for c in candidates
         ]
         tables = {
             "candidates": (self.store.add_table(pa.Table.from_pylist(rows, schema=_CANDIDATES)),),
@@ -138,23 +142,24 @@ class CollectCases(Stage):
         tables: dict[str, list[DataFile]] = {}
         images = {image["id"]: image for image in self.dataset.images}
         seed, share = self.config.seed, self.config.bench_share
+        splits = {i: split_of(i, share, seed) for i in {c.image_hash for c in candidates.values()}}
         for split, wanted in (("train", self.config.train_per_edit_type), ("bench", self.config.bench_per_edit_type)):
-            own = {i: c for i, c in candidates.items() if split_of(c.image_hash, share, seed) == split}
-            tables[split], kept, withdrawn = self._taken_over(split, own)
-            free = [c for case_id, c in own.items() if case_id not in kept]
+            own = {i: c for i, c in candidates.items() if splits[c.image_hash] == split}
+            tables[split], kept = self._taken_over(split, own)
             stay = [own[case_id] for case_id in kept]
+            taken = set(kept)
+            free = [c for case_id, c in own.items() if case_id not in taken]
             chosen, rest = choose_balanced(free, wanted, self.config.cases_per_image, seed, stay)
             reasons[f"not needed for {split}"] += len(rest)
+            in_full = self._in_full(files, chosen)
             for some in _one_type_each(chosen):
-                cases = [self._case(c, images[c.image_id], split) for c in self._in_full(files, some)]
+                cases = [self._case(c, images[c.image_id], split) for c in islice(in_full, len(some))]
                 tables[split].append(self.store.add_table(to_table(cases, CASES), some[0].edit_type))
             if not tables[split]:
                 tables[split].append(self.store.add_table(to_table([], CASES)))  # even an empty split is a table
             count = Counter(c.edit_type for c in (*stay, *chosen))
             statistics[split] = {
                 "cases": count.total(),
-                "taken_over": len(stay),
-                "withdrawn": withdrawn,
                 "per_edit_type": {edit_type: count[edit_type] for edit_type in EditType},
                 "shortfall": {t: wanted - count[t] for t in EditType if count[t] < wanted},
                 "per_category": dict(sorted(Counter(c.category for c in (*stay, *chosen)).items())),
@@ -168,24 +173,22 @@ class CollectCases(Stage):
         rejected = [file for result in results for file in result.tables["rejected"]]
         return Result({**tables, "rejected": rejected}, statistics)
 
-    def _taken_over(self, split: str, candidates: Mapping[str, Choosable]) -> tuple[list[DataFile], list[str], int]:
+    def _taken_over(self, split: str, candidates: Mapping[str, Choosable]) -> tuple[list[DataFile], list[str]]:
         """The files of the collection before, without the cases that are no more.
 
-        Returns: the files, the identifiers of their cases, and how many were withdrawn.
+        Returns: the files, and the identifiers of their cases.
         """
         files: list[DataFile] = []
         kept: list[str] = []
-        withdrawn = 0
         for file in self.before.files(split) if self.before else ():
             rows = self.store.read_table(file, _COMPARED).to_pylist()
             stays = [self._stays(row, candidates) for row in rows]
             kept += [row["case_id"] for row, stay in zip(rows, stays, strict=True) if stay]
-            withdrawn += stays.count(False)
             if all(stays) and rows:
                 files.append(file)
             elif any(stays):
                 files.append(self.store.add_table(self.store.read_table(file).filter(stays), file.partition))
-        return files, kept, withdrawn
+        return files, kept
 
     def _stays(self, row: Mapping[str, Any], candidates: Mapping[str, Any]) -> bool:
         candidate = candidates.get(row["case_id"])
@@ -268,18 +271,22 @@ class CollectCases(Stage):
                 yield _Brief(case_id, image_hash, EditType(edit_type), category, details, number, row)
 
     def _in_full(self, files: Sequence[DataFile], chosen: Sequence[_Brief]) -> Iterator[Candidate]:
-        """What was chosen with everything that is known of it."""
-        rows: dict[str, dict[str, Any]] = {}
-        for number in sorted({c.file for c in chosen}):
-            table = self.store.read_table(files[number])
-            for row in table.take([c.row for c in chosen if c.file == number]).to_pylist():
-                rows[row["case_id"]] = row
-        for brief in chosen:
-            row = rows[brief.case_id]
-            row["edit_type"] = EditType(row["edit_type"])
-            row["request"] = Request.from_dict(json.loads(row["request"]))
-            row["mask"] = json.loads(row["mask"])
-            yield Candidate(**row)
+        """What was chosen with everything that is known of it, in order."""
+        for start in range(0, len(chosen), CANDIDATES_AT_ONCE):
+            some = chosen[start : start + CANDIDATES_AT_ONCE]
+            numbers: dict[int, list[int]] = {}
+            for brief in some:
+                numbers.setdefault(brief.file, []).append(brief.row)
+            rows: dict[str, dict[str, Any]] = {}
+            for file, of_file in numbers.items():
+                found = self.store.read_table(files[file]).take(of_file).to_pylist()
+                rows |= {row["case_id"]: row for row in found}
+            for brief in some:
+                row = rows[brief.case_id]
+                row["edit_type"] = EditType(row["edit_type"])
+                row["request"] = Request.from_dict(json.loads(row["request"]))
+                row["mask"] = json.loads(row["mask"])
+                yield Candidate(**row)
 
 
 @dataclass(frozen=True, slots=True)

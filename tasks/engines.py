@@ -43,7 +43,7 @@ def _in_this_process(stage: Stage, shards: Sequence[Shard], progress: Progress) 
 
 
 def _elsewhere(workers: Workers, stage: Stage, shards: Sequence[Shard], progress: Progress) -> Iterator[ShardResult]:
-    run = _shard_task(_work_in_worker, stage)
+    run = _shard_task(_work_in_thread if workers.engine == "threads" else _work_in_worker, stage)
     if not shards:
         return
     with _runner(workers) as runner:
@@ -76,15 +76,21 @@ def _shard_task(function: Callable[..., ShardResult], stage: Stage) -> Task[...,
     )
 
 
-_opened: dict[str, Stage] = {}
+_opened: dict[tuple[str, str, bool], Stage] = {}
 """The stage that this process works for, so that its model is loaded once and not per shard."""
 
 
 def _work_in_worker(name: str, shard: Shard, stage: Stage, stage_key: str) -> ShardResult:
-    if stage_key not in _opened:
+    # The same work on another store is another stage: its results belong there.
+    wanted = (stage.store.url, stage_key, stage.refresh)
+    if wanted not in _opened:
         _opened.clear()
-        _opened[stage_key] = stage
-    return work_on(_opened[stage_key], shard, lambda count: None)
+        _opened[wanted] = stage
+    return work_on(_opened[wanted], shard, lambda count: None)
+
+
+def _work_in_thread(name: str, shard: Shard, stage: Stage, stage_key: str) -> ShardResult:
+    return work_on(stage, shard, lambda count: None)
 
 
 @contextmanager

@@ -222,7 +222,7 @@ def execute(
     seconds = time.monotonic() - started
     version = store.commit(manifest, latest=False, seconds=seconds, flow_run_id=flow_run_id, done=done)
     logger.info("%s: committed %s, %d items worked on", stage.name, version, done)
-    _accept_or_reject(stage, version, before)
+    _accept_or_reject(stage, version, before, new=True)
     return StageRun(version, reused=False, done=done)
 
 
@@ -277,11 +277,12 @@ def _manifest(stage: Stage, result: Result) -> Manifest:
     )
 
 
-def _accept_or_reject(stage: Stage, version: Version, before: Version | None) -> None:
+def _accept_or_reject(stage: Stage, version: Version, before: Version | None, new: bool = False) -> None:
     """Move `latest` to a version, or tag it as rejected. Raises: RejectedError."""
     if before and before.number == version.number:
         return
-    was_accepted = any(tag.version == version.number for tag in stage.store.tag_history(version.artifact, LATEST))
+    history = () if new else stage.store.tag_history(version.artifact, LATEST)
+    was_accepted = any(tag.version == version.number for tag in history)
     if not was_accepted and (reasons := _broken_limits(stage, version, before)):
         stage.store.tag(version, REJECTED, reasons)
         raise RejectedError(version, reasons)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from storage.records import EditType, identity
 
@@ -49,6 +50,8 @@ def choose_balanced(
     waiting: dict[EditType, dict[str, list[Choice]]] = {edit_type: defaultdict(list) for edit_type in EditType}
     for candidate in sorted(candidates, key=lambda c: identity(seed, c.image_hash, c.category, c.edit_type)):
         waiting[candidate.edit_type][candidate.category].append(candidate)
+    queues = {t: {name: _Queue(some) for name, some in by_name.items()} for t, by_name in waiting.items()}
+    turn = {(t, name): identity(seed, t, name) for t, by_name in waiting.items() for name in by_name}
     used: Counter[str] = Counter()
     chosen: dict[EditType, list[Choice]] = {edit_type: [] for edit_type in EditType}
     taken: dict[EditType, Counter[str]] = {edit_type: Counter() for edit_type in EditType}
@@ -62,28 +65,40 @@ def choose_balanced(
     while active:
         for edit_type in tuple(active):
             pick = None
-            if number[edit_type] < per_edit_type:
-                order = sorted(
-                    waiting[edit_type],
-                    key=lambda name: (taken[edit_type][name], total[name], identity(seed, edit_type, name)),
-                )
-                pick = next(
-                    (c for name in order if (c := _least_used(waiting[edit_type][name], used, per_image))), None
-                )
+            by_category = queues[edit_type]
+            while by_category and pick is None and number[edit_type] < per_edit_type:
+                name = min(by_category, key=lambda n: (taken[edit_type][n], total[n], turn[edit_type, n]))
+                pick = by_category[name].take(used, per_image)
+                if pick is None:
+                    del by_category[name]  # images are only ever used more
             if pick is None:
                 active.remove(edit_type)
                 continue
-            waiting[edit_type][pick.category].remove(pick)
             chosen[edit_type].append(pick)
             number[edit_type] += 1
             used[pick.image_hash] += 1
             taken[edit_type][pick.category] += 1
             total[pick.category] += 1
-    rest = [c for by_category in waiting.values() for queue in by_category.values() for c in queue]
+    picked = {id(candidate) for of_type in chosen.values() for candidate in of_type}
+    rest = [c for by_name in waiting.values() for some in by_name.values() for c in some if id(c) not in picked]
     return [candidate for edit_type in EditType for candidate in chosen[edit_type]], rest
 
 
-def _least_used(queue: Sequence[Choice], used: Counter[str], per_image: int) -> Choice | None:
-    """The first candidate of the least used image that may still be used."""
-    free = [candidate for candidate in queue if used[candidate.image_hash] < per_image]
-    return min(free, key=lambda candidate: used[candidate.image_hash], default=None)
+class _Queue(Generic[Choice]):
+    """Candidates of one edit type and category; those of the least used image come first, then in their order."""
+
+    def __init__(self, candidates: Sequence[Choice]) -> None:
+        self._heap = [(0, position, candidate) for position, candidate in enumerate(candidates)]
+
+    def take(self, used: Counter[str], per_image: int) -> Choice | None:
+        """The next candidate whose image may still be used; None where there is none."""
+        while self._heap:
+            uses, position, candidate = self._heap[0]
+            uses_now = used[candidate.image_hash]
+            if uses_now == uses < per_image:
+                return heapq.heappop(self._heap)[2]
+            if uses_now < per_image:
+                heapq.heapreplace(self._heap, (uses_now, position, candidate))
+            else:
+                heapq.heappop(self._heap)
+        return None

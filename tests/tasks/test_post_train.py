@@ -104,7 +104,7 @@ def test_without_cases_it_says_so(realpref, tmp_path):
 
 
 def empty(realpref):
-    (file,) = realpref.manifest.tables["train"]
+    file, *_ = realpref.manifest.tables["train"]
     nothing = realpref.store.add_table(realpref.store.read_table(file).slice(0, 0))
     changed = {"tables": {**realpref.manifest.tables, "train": (nothing,)}, "key": "empty"}
     return realpref.store.commit(realpref.manifest.model_copy(update=changed))
