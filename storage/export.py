@@ -37,7 +37,7 @@ def export(version: Version, folder: Path, progress: Callable[[int], None] = lam
         filled = [file for file in files if file.rows != 0]  # readers refuse files without a row
         for file, path in zip(filled, paths_of(name, filled), strict=True):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(version.store.read_file(file))
+            (folder / path).write_bytes(version.store.read_file(file, thorough=True))
             progress(file.size)
     (folder / "manifest.json").write_bytes(version.manifest_bytes())
     card = folder / "README.md"

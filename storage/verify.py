@@ -69,7 +69,7 @@ def _damaged_files(
             size = store.size(path_of(file))
             return None if size == file.size else ("missing" if size is None else f"{size} bytes, not {file.size}")
         try:
-            store.read_file(file)
+            store.read_file(file, thorough=True)
         except FileNotFoundError:
             return "missing"
         except OSError as error:

@@ -131,7 +131,7 @@ class BuildRealPref(Stage):
         rows = []
         for row in self._examples(version):
             rows.append(
-                (f"{row['score']:g}  {row['instruction']}", [decode(row[c]["bytes"]) for c in ("source", "edited")])
+                (f"{row['score']:.1f}  {row['instruction']}", [decode(row[c]["bytes"]) for c in ("source", "edited")])
             )
         pairs = [
             (" | ".join(t for t, _ in rows[i : i + 3]), [p for _, ps in rows[i : i + 3] for p in ps])

@@ -26,6 +26,7 @@ class Outcome(StrEnum):
     TIMEOUT = "timeout"
     PARSE_ERROR = "parse_error"
     IMAGE_ERROR = "image_error"
+    SERVER_ERROR = "server_error"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
