@@ -198,6 +198,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command. Returns: 0, or 1 where something is wrong with the store, or 2 for a mistaken command."""
     arguments = parser().parse_args(words)
     try:
+        if arguments.store.startswith("remote-file-system/"):
+            raise ValueError(
+                f"{arguments.store} is a Prefect block, which only flows open: give --store its address (s3://...), and "
+                "credentials by the environment"
+            )
         return int(arguments.function(Store(arguments.store), arguments))
     except (VersionNotFoundError, ValueError, OSError, KeyError) as error:
         print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)

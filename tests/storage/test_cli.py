@@ -223,3 +223,9 @@ def test_it_runs_by_itself_on_s3_with_credentials_from_the_environment(s3, tmp_p
     assert f"in {url}: " in wrong.stderr
     assert "Traceback" not in wrong.stderr
     assert not any(secret in wrong.stderr + done.stdout for secret in (s3.key, s3.secret, "of-nobody"))
+
+
+def test_the_name_of_a_block_is_not_taken_for_a_folder(capsys):
+    """It showed an empty store, as if there were no version at all."""
+    assert main(["--store", "remote-file-system/lake", "list"]) == 2
+    assert "is a Prefect block" in capsys.readouterr().err
