@@ -200,8 +200,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if arguments.store.startswith("remote-file-system/"):
             raise ValueError(
-                f"{arguments.store} is a Prefect block, which only flows open: give --store its address (s3://...), and "
-                "credentials by the environment"
+                f"{arguments.store} is a Prefect block, which only flows open: give --store its address (s3://...), "
+                "and credentials by the environment"
             )
         return int(arguments.function(Store(arguments.store), arguments))
     except (VersionNotFoundError, ValueError, OSError, KeyError) as error:
