@@ -22,6 +22,13 @@ def png(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
+def jpeg(pixels: Pixels, quality: int) -> bytes:
+    """(H, W, 3) pixels as JPEG bytes of a quality from 1 to 100, without chroma subsampling."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
 def decode(data: bytes) -> Pixels:
     """Bytes of a PNG, JPEG or WebP image to (H, W, 3) sRGB pixels.
 

@@ -1,0 +1,171 @@
+"""A scripted judge behind the real OpenAI protocol, for tests and measurements: a stand-in, never a judge of anything.
+
+What it says comes from a function of the request. How it serves is told: a capacity, a latency, and a share of requests
+that it spoils in every way that real servers do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import math
+import random
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+FAULTS = ("rate limited", "internal error", "hang", "reset", "garbage")
+Script = Callable[[Mapping[str, Any]], str | Response]
+"""From a request's body to the reply's text, or to a whole response."""
+
+
+@dataclass
+class Books:
+    """What happened so far."""
+
+    requests: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    delivered: Counter[str] = field(default_factory=Counter)
+    """Good answers by what was asked, a hash of the messages: more than one is one paid twice."""
+    first: float = 0.0
+    last: float = 0.0
+
+
+class JudgeServer:
+    """The server; `books` tells what it did."""
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        per_second: float = math.inf,
+        latency_seconds: float = 0.0,
+        queue: int = 64,
+        faults: float = 0.0,
+        logprobs: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """A server.
+
+        Args:
+            per_second: requests that it can answer; one after the other, as a full accelerator does.
+            latency_seconds: from a request's turn to its answer.
+            queue: requests that wait for their turn at most; the next is refused with 429.
+            faults: share of requests that are spoilt.
+            logprobs: off, it ignores that they are asked for and says nothing, as some servers do.
+        """
+        self.books = Books()
+        self._script, self._logprobs = script, logprobs
+        self._gap, self._latency = 1 / per_second, latency_seconds
+        self._queue, self._faults = queue, faults
+        self._random = random.Random(seed)
+        self._turn = 0.0
+        self.app = FastAPI()
+        self.app.post("/v1/chat/completions")(self._answer)
+
+    async def _answer(self, request: Request) -> Response:
+        body = await request.json()
+        books = self.books
+        books.requests += 1
+        books.first = books.first or time.monotonic()
+        if self._random.random() < self._faults:
+            return await self._spoil(self._random.choice(FAULTS))
+        now = time.monotonic()
+        if math.isfinite(1 / self._gap if self._gap else math.inf):
+            if self._turn - now > self._queue * self._gap:
+                return _error(429, "rate_limit_exceeded", {"retry-after": f"{self._queue * self._gap / 2:.3f}"})
+            self._turn = max(self._turn, now) + self._gap
+            await asyncio.sleep(self._turn - now + self._latency)
+        elif self._latency:
+            await asyncio.sleep(self._latency)
+        said = self._script(body)
+        if isinstance(said, Response):
+            return said
+        books.delivered[hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()] += 1
+        books.last = time.monotonic()
+        return JSONResponse(self._completion(body, said))
+
+    async def _spoil(self, fault: str) -> Response:
+        self.books.faults[fault] += 1
+        if fault == "rate limited":
+            return _error(429, "rate_limit_exceeded", {"retry-after": "0.05"})
+        if fault == "internal error":
+            return _error(500, "internal_error")
+        if fault == "hang":
+            await asyncio.sleep(30)
+            return _error(504, "timeout")
+        if fault == "reset":
+            return _Cut()
+        return Response("<html>not JSON at all", media_type="application/json")
+
+    def _completion(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
+        choice: dict[str, Any] = {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": {"content": [_token(t) for t in re.findall(r"\d|[^\d]+", text)]}
+            if self._logprobs and body.get("logprobs")
+            else None,
+        }
+        return {
+            "id": "scripted",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [choice],
+            "usage": {"prompt_tokens": 900, "completion_tokens": len(text) // 4 + 1, "total_tokens": 0},
+        }
+
+
+def _token(text: str) -> dict[str, Any]:
+    """A token with its alternatives: a digit is said with probability .8, its neighbours with the rest."""
+    tops = [{"token": text, "logprob": 0.0, "bytes": None}]
+    if len(text) == 1 and text in "012345":
+        neighbours = [n for n in (int(text) - 1, int(text) + 1) if 0 <= n <= 5]
+        shares = {text: 0.8} | {str(n): 0.2 / len(neighbours) for n in neighbours}
+        tops = [{"token": token, "logprob": math.log(share), "bytes": None} for token, share in shares.items()]
+    return {"token": text, "logprob": tops[0]["logprob"], "bytes": None, "top_logprobs": tops}
+
+
+def _error(status: int, code: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse({"error": {"message": code, "type": code, "code": code}}, status, dict(headers or {}))
+
+
+class _Cut(Response):
+    """An answer that ends before it began."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        raise ConnectionResetError("cut on purpose")
+
+
+@contextmanager
+def judge_server(script: Script, **options: Any) -> Iterator[tuple[str, JudgeServer]]:
+    """Run a server on loopback while the block runs; gives its base URL and the server."""
+    judge = JudgeServer(script, **options)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(judge.app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1", judge
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        with contextlib.suppress(OSError):
+            listener.close()
