@@ -66,7 +66,8 @@ def main() -> None:
     options = run_options(arguments)
     source, config = Source(world=arguments.seed), miniature(arguments.seed)
     if arguments.dry_run:
-        print("\n".join(plan_lines(options.open_store(), all_stages(source, config, options))))
+        told = (options.refresh, options.retry_failed)
+        print("\n".join(plan_lines(options.open_store(), all_stages(source, config, options), *told)))
         return
     with watch_memory(psutil.Process(root_of_run())) as peak:
         state = hp_edit(source, config, options, return_state=True)

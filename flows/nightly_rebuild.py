@@ -62,7 +62,8 @@ def main() -> None:
     if arguments.photographs:
         source, config = Source(folder=arguments.photographs), photographs(arguments.seed)
     if arguments.dry_run:
-        print("\n".join(plan_lines(store, data_stages(source, config, options))))
+        told = (options.refresh, options.retry_failed)
+        print("\n".join(plan_lines(store, data_stages(source, config, options), *told)))
         return
     refs = nightly_rebuild(source, config, options)
     print("\n".join(data_lines({name: store.version(ref.artifact, ref.version) for name, ref in refs.items()})))

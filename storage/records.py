@@ -108,6 +108,11 @@ class Case:
         """The identity of a case."""
         return identity(source, instruction, edit_type)
 
+    @property
+    def annotation(self) -> str:
+        """The identity of what is known of the image beside it: it may be corrected, and the case is still the same."""
+        return identity(self.category, self.request.to_dict(), dict(self.mask))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
@@ -125,9 +130,9 @@ class Edit:
     seed: int
 
     @staticmethod
-    def id_of(case_id: str, editor: str, seed: int) -> str:
+    def id_of(case: Case, editor: str, seed: int) -> str:
         """The identity of an edit: what was asked of whom, not what came out."""
-        return identity(case_id, editor, seed)
+        return identity(case.case_id, case.annotation, editor, seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +156,6 @@ class Score:
     attempt: int
 
     @staticmethod
-    def id_of(edited: bytes | None, case_id: str, scorer: str, attempt: int) -> str:
+    def id_of(edited: bytes | None, case: Case, scorer: str, attempt: int) -> str:
         """The identity of a score: editors are not bit-stable, so the image itself is named."""
-        return identity(edited or b"", case_id, scorer, attempt)
+        return identity(edited or b"", case.case_id, case.annotation, scorer, attempt)

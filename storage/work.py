@@ -48,6 +48,10 @@ class Finished:
         """Keep a shard's result under what it was made from; the newest counts."""
         self._files.put(self._path(key), result.model_dump_json().encode())
 
+    def forget(self, keys: Sequence[str]) -> None:
+        """Drop what is remembered of some shards: it is in doubt."""
+        self._files.remove([self._path(key) for key in keys])
+
     def _path(self, key: str) -> str:
         return f"{self._folder}/{check_name(key)}.json"
 
@@ -63,6 +67,11 @@ class Journal:
         """The parts so far."""
         paths = [f"{self._folder}/{name}" for name in self._files.names(self._folder)]
         return [DataFile.model_validate_json(data) for data in self._files.read_all(paths)]
+
+    def forget(self) -> None:
+        """Drop the parts: the shard is finished, or made again."""
+        if names := self._files.names(self._folder):
+            self._files.remove([f"{self._folder}/{name}" for name in names])
 
     def add(self, file: DataFile) -> None:
         """Note a part, named by its content."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from storage.store import Store, Version
 from storage.work import ShardResult
 from tasks.collection.balance import Choosable, choose_balanced, split_of
 from tasks.collection.candidates import Candidate, Rejected, candidates_of, details_of
-from tasks.collection.coco import SUBJECT_AREA, CocoDataset, CocoError, read_coco, read_image
+from tasks.collection.coco import SUBJECT_AREA, CocoDataset, CocoError, Rejection, read_coco, read_image
 from tasks.images import contact_sheet, decode
 from tasks.stage import Progress, Result, Shard, Stage, StageConfig, sum_counts
 
@@ -37,9 +37,10 @@ SMALLEST_NEW_OBJECT = 2500
 LOOK_BACK = 20
 """Versions among which the collection before is looked for."""
 _CONTINUES = ("seed", "bench_share", "cases_per_image")
-"""Settings that a collection and the one before must share; the numbers of cases may differ."""
+"""Settings that a collection and the one before must share; the numbers of cases may only grow."""
+_NUMBERS = ("train_per_edit_type", "bench_per_edit_type")
 _NEW_CATEGORIES = "new_categories"
-_COMPARED = ("case_id", "source_id", "category", "request", "mask", "licence", "licence_url")
+_COMPARED = ("case_id", "source_id", "category", "request", "mask", "licence", "licence_url", "origin_url")
 
 
 class CollectConfig(StageConfig):
@@ -61,7 +62,7 @@ class CollectCases(Stage):
 
     name = "collect-cases"
     artifact = "cases"
-    code_version = 4
+    code_version = 5
 
     def __init__(self, store: Store, config: CollectConfig, folder: Path) -> None:
         """A collection from one dataset; where its folder lies does not count, what it holds does."""
@@ -82,11 +83,28 @@ class CollectCases(Stage):
         if self.refresh:
             return None
         for version in reversed(self.store.versions(self.artifact)[-LOOK_BACK:]):
-            config = version.manifest.config
-            alike = all(config.get(name) == getattr(self.config, name) for name in _CONTINUES)
-            if alike and _NEW_CATEGORIES in version.manifest.statistics and not self.store.rejection(version):
+            if self._goes_on_from(version) and not self.store.rejection(version):
                 return version
         return None
+
+    def _goes_on_from(self, version: Version) -> bool:
+        """Whether a collection was made alike, and of these images: several may share a store."""
+        config, statistics = version.manifest.config, version.manifest.statistics
+        if any(config.get(name) != getattr(self.config, name) for name in _CONTINUES):
+            return False
+        if any(config[name] > getattr(self.config, name) for name in _NUMBERS):
+            return False
+        asked_for = set(statistics.get(_NEW_CATEGORIES, ()))
+        if not asked_for or not asked_for <= set(self.dataset.categories.values()):
+            return False
+        names = {image["file_name"] for image in self.dataset.images}
+        used = {
+            name
+            for t in ("train", "bench")
+            for p in version.parts(t, ["source_id"])
+            for name in p["source_id"].to_pylist()
+        }
+        return 2 * len(used & names) >= max(len(used), 1)
 
     def fingerprints(self) -> dict[str, str]:
         # The annotations by content, the images by name and size: hashing gigabytes only to find that nothing
@@ -152,17 +170,22 @@ class CollectCases(Stage):
             chosen, rest = choose_balanced(free, wanted, self.config.cases_per_image, seed, stay)
             reasons[f"not needed for {split}"] += len(rest)
             in_full = self._in_full(files, chosen)
+            made: list[Case] = []
             for some in _one_type_each(chosen):
-                cases = [self._case(c, images[c.image_id], split) for c in islice(in_full, len(some))]
-                tables[split].append(self.store.add_table(to_table(cases, CASES), some[0].edit_type))
+                found = [self._case(c, images[c.image_id], split) for c in islice(in_full, len(some))]
+                if cases := [case for case in found if case is not None]:
+                    tables[split].append(self.store.add_table(to_table(cases, CASES), some[0].edit_type))
+                    made += [replace(case, source=b"") for case in cases]
+            reasons["the image is not what it was when it was looked at"] += len(chosen) - len(made)
             if not tables[split]:
                 tables[split].append(self.store.add_table(to_table([], CASES)))  # even an empty split is a table
-            count = Counter(c.edit_type for c in (*stay, *chosen))
+            there: list[Choosable | Case] = [*stay, *made]
+            count = Counter(c.edit_type for c in there)
             statistics[split] = {
                 "cases": count.total(),
                 "per_edit_type": {edit_type: count[edit_type] for edit_type in EditType},
                 "shortfall": {t: wanted - count[t] for t in EditType if count[t] < wanted},
-                "per_category": dict(sorted(Counter(c.category for c in (*stay, *chosen)).items())),
+                "per_category": dict(sorted(Counter(c.category for c in there).items())),
             }
         left_out = {reason: n for reason, n in sorted(reasons.items()) if n}
         if not any(statistics[split]["cases"] for split in tables):
@@ -193,7 +216,9 @@ class CollectCases(Stage):
     def _stays(self, row: Mapping[str, Any], candidates: Mapping[str, Any]) -> bool:
         candidate = candidates.get(row["case_id"])
         told = (row["source_id"], row["category"], json.loads(row["request"]), json.loads(row["mask"]))
-        return candidate is not None and candidate.details == details_of(*told, row["licence"], row["licence_url"])
+        return candidate is not None and candidate.details == details_of(
+            *told, row["licence"], row["licence_url"], row["origin_url"]
+        )
 
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
         rows: dict[EditType, list[Case]] = {edit_type: [] for edit_type in EditType}
@@ -240,8 +265,14 @@ class CollectCases(Stage):
         )
         return width * height / (640 * 480)
 
-    def _case(self, candidate: Candidate, image: Mapping[str, Any], split: str) -> Case:
-        source = read_image(self.dataset, image)
+    def _case(self, candidate: Candidate, image: Mapping[str, Any], split: str) -> Case | None:
+        """A candidate with its image, or None where the file has changed although its size has not."""
+        try:
+            source = read_image(self.dataset, image)
+        except Rejection:
+            return None
+        if identity(source.data) != candidate.image_hash:
+            return None
         return Case(
             case_id=Case.id_of(source.data, candidate.instruction, candidate.edit_type),
             split=split,

@@ -40,10 +40,13 @@ class EditBaseline(Stage):
 
     name = "edit-baseline"
     artifact = "edits"
-    code_version = 3
+    code_version = 4
 
     def __init__(self, store: Store, config: EditConfig, cases: Version) -> None:
         """Edits of `cases`."""
+        if config.editor.adapter is not None:  # a tag may come to mean another version while this one runs
+            adapter = str(store.resolve(config.editor.adapter))
+            config = config.model_copy(update={"editor": config.editor.model_copy(update={"adapter": adapter})})
         super().__init__(store, config, {"cases": cases})
         self.config: EditConfig = config
 
@@ -75,7 +78,7 @@ class EditBaseline(Stage):
         cases = list(from_table(self.store.read_table(shard.files["cases"]), Case))
         filled = self.rows.fill(
             self.key_of(shard),
-            [Edit.id_of(case.case_id, self.fingerprint, self.config.seed) for case in cases],
+            [Edit.id_of(case, self.fingerprint, self.config.seed) for case in cases],
             lambda some: edit_cases(self.editor, [cases[i] for i in some], self.config.seed, lambda count: None),
             progress,
             self.refresh,
@@ -121,7 +124,7 @@ def edit_cases(editor: Editor, cases: Sequence[Case], seed: int, progress: Progr
             failure = picture.reason if isinstance(picture, EditFailure) else ""
             edits.append(
                 Edit(
-                    edit_id=Edit.id_of(case.case_id, editor.fingerprint, seed),
+                    edit_id=Edit.id_of(case, editor.fingerprint, seed),
                     case_id=case.case_id,
                     edit_type=case.edit_type,
                     edited=None if isinstance(picture, EditFailure) else png(picture),

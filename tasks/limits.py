@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +26,15 @@ class Limit(BaseModel):
 
 Limits = Mapping[str, Limit]
 """By the measure's name."""
+
+
+MISSING = ("coverage", "unscored_share")
+"""Measures of what is missing; all others are of what is there."""
+
+
+def only_missing(reasons: Sequence[str]) -> bool:
+    """Whether a version was rejected only because something is missing in it: what is there is good."""
+    return all(reason.split()[0] in MISSING for reason in reasons)
 
 
 def broken_limits(measures: Mapping[str, float], before: Mapping[str, float] | None, limits: Limits) -> list[str]:

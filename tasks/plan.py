@@ -7,14 +7,16 @@ from typing import Any
 
 from storage.diff import changed_values
 from storage.store import Store, Version
-from storage.work import Finished
+from storage.work import Finished, ShardResult
 from tasks.stage import Stage
 
 MakeStage = Callable[[Mapping[str, Version]], Stage]
 """Makes a stage from the versions that the stages before it ended with, by artifact."""
 
 
-def plan_lines(store: Store, stages: Sequence[MakeStage]) -> Iterator[str]:
+def plan_lines(
+    store: Store, stages: Sequence[MakeStage], refresh: bool = False, retry_failed: bool = False
+) -> Iterator[str]:
     """One line per stage and per reason. Of stages behind one that would run nothing can be said yet."""
     versions: dict[str, Version] = {}
     waiting_for = ""
@@ -23,23 +25,31 @@ def plan_lines(store: Store, stages: Sequence[MakeStage]) -> Iterator[str]:
             break
         stage = make(versions)
         found = store.find(stage.artifact, stage.key)
-        if found and not store.rejection(found):
+        stage.refresh = refresh
+        failed = retry_failed and any(result.failed for result in _finished(stage).values())
+        if found and not store.rejection(found) and not refresh and not failed:
             versions[stage.artifact] = found
             yield f"{stage.name}: stands, {found}"
             continue
         waiting_for = stage.name
-        yield f"{stage.name}: would run, {_amount(stage)}"
-        yield from (f"  because {reason}" for reason in _reasons(stage, found))
+        yield f"{stage.name}: would run, {_amount(stage, retry_failed)}"
+        told = ["of --refresh"] if refresh else ["something failed in it"] if failed else _reasons(stage, found)
+        yield from (f"  because {reason}" for reason in told)
     if waiting_for and len(versions) + 1 < len(stages):
         yield f"{len(stages) - len(versions) - 1} later stages: depend on what {waiting_for} makes"
 
 
-def _amount(stage: Stage) -> str:
+def _finished(stage: Stage) -> Mapping[str, ShardResult]:
+    """The shards of a stage that were worked on before."""
+    return Finished(stage.store, stage.name).find([stage.key_of(shard) for shard in stage.shards()])
+
+
+def _amount(stage: Stage, retry_failed: bool) -> str:
     """How much there would be to do."""
     shards = stage.shards()
-    keys = [stage.key_of(shard) for shard in shards]
-    known = Finished(stage.store, stage.name).find(keys)
-    todo = [shard for shard, key in zip(shards, keys, strict=True) if key not in known]
+    known = {} if stage.refresh else _finished(stage)
+    done = {key for key, result in known.items() if not (retry_failed and result.failed)}
+    todo = [shard for shard in shards if stage.key_of(shard) not in done]
     return f"{len(todo)} of {len(shards)} shards, at most {sum(shard.num_items for shard in todo)} items"
 
 

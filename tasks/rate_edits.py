@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -48,7 +49,7 @@ class RateEdits(Stage):
 
     name = "rate-edits"
     artifact = "scores"
-    code_version = 2
+    code_version = 3
 
     def __init__(self, store: Store, config: RateConfig, edits: Version) -> None:
         """Scores of `edits`; the cases are those that the edits were made from."""
@@ -88,20 +89,25 @@ class RateEdits(Stage):
         filled = self.rows.fill(
             self.key_of(shard),
             [
-                Score.id_of(edit.edited, case.case_id, self.scorer.fingerprint_of(case.edit_type), 0)
+                Score.id_of(edit.edited, case, self.scorer.fingerprint_of(case.edit_type), 0)
                 for case, edit in zip(cases, edits, strict=True)
             ],
             lambda some: rate(self.scorer, [cases[i] for i in some], [edits[i] for i in some], lambda count: None),
             progress,
             self.refresh,
         )
-        file = self.store.add_table(to_table(filled.rows, SCORES), shard.files["edits"].partition)
+        # A score is of an image: another edit may have come out as the same one.
+        scores = [
+            replace(s, edit_id=edit.edit_id, full=s.score is not None and s.score >= self.scorer.full_at)
+            for s, edit in zip(filled.rows, edits, strict=True)
+        ]
+        file = self.store.add_table(to_table(scores, SCORES), shard.files["edits"].partition)
         # An edit that was never made is the editor's failure, not the judge's: asking again would not help.
         rateable = [edit.edited is not None for edit in edits]
-        outcomes = dict(Counter(score.outcome for score in filled.rows))
+        outcomes = dict(Counter(score.outcome for score in scores))
         return ShardResult(
             tables={"scores": (file,)},
-            counts={"rateable": sum(rateable), "outcomes": outcomes, "of": _sums(filled.rows)},
+            counts={"rateable": sum(rateable), "outcomes": outcomes, "of": _sums(scores)},
             done=sum(rateable[i] for i in filled.made),
             failed=filled.failed - rateable.count(False),
         )
@@ -180,7 +186,7 @@ def rate(
             fingerprint = scorer.fingerprint_of(case.edit_type)
             scores.append(
                 Score(
-                    score_id=Score.id_of(edit.edited, case.case_id, fingerprint, attempt),
+                    score_id=Score.id_of(edit.edited, case, fingerprint, attempt),
                     edit_id=edit.edit_id,
                     case_id=case.case_id,
                     edit_type=case.edit_type,

@@ -2,11 +2,12 @@
 
 A shard is remembered whole under what it was made from. This is for the shards that are not: cut off by a crash, packed
 into other files, or with failures to try again. An identifier says everything that a row depends on, so a row that
-bears it need not be made twice, wherever it lies.
+bears it need not be made twice, wherever it lies; unless it lies in a version that was rejected for what is in it.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,9 @@ from storage.manifest import DataFile
 from storage.schemas import Record, from_table, to_table
 from storage.store import Store
 from storage.work import Journal
+from tasks.limits import only_missing
+
+logger = logging.getLogger(__name__)
 
 BATCH = 64
 """Rows that are made between two looks at the progress."""
@@ -68,7 +72,7 @@ class Rows(Generic[Record]):
         self._store, self._stage = store, stage
         self._kind: Kind[Record] = kind
         self._fingerprints = set(fingerprints)
-        self._index: dict[str, tuple[DataFile, int]] | None = None
+        self._index: dict[str, tuple[DataFile, int] | None] | None = None
         self._lock = threading.Lock()
 
     def fill(
@@ -89,7 +93,9 @@ class Rows(Generic[Record]):
         """
         journal = Journal(self._store, self._stage, shard_key)
         rows: dict[str, Record] = {}
-        if not refresh:
+        if refresh:
+            journal.forget()
+        else:
             for part in journal.parts():
                 rows |= self._good(from_table(self._store.read_table(part), self._kind.record))
             rows |= self._take([i for i in identifiers if i not in rows])
@@ -121,28 +127,46 @@ class Rows(Generic[Record]):
                 wanted.setdefault(found[0], []).append(found[1])
         rows: dict[str, Record] = {}
         for file, numbers in wanted.items():
-            rows |= self._good(from_table(self._store.read_table(file).take(numbers), self._kind.record))
+            try:
+                table = self._store.read_table(file)
+            except OSError as error:
+                logger.warning("%s: rows are not taken over: %s", self._kind.artifact, error)
+                continue
+            rows |= self._good(from_table(table.take(numbers), self._kind.record))
         return rows
 
-    def _known(self) -> dict[str, tuple[DataFile, int]]:
-        """Where each good row lies, read on first use: identifiers only, no images."""
+    def _known(self) -> dict[str, tuple[DataFile, int] | None]:
+        """Where each row lies, read on first use: identifiers only, no images.
+
+        None for a row that failed when it was last made: an older one had been given up by then.
+        """
         with self._lock:
             if self._index is None:
                 files: dict[DataFile, None] = {}
                 looked = 0
+                rejections = self._store.rejections(self._kind.artifact)
                 for version in reversed(self._store.versions(self._kind.artifact)):
-                    if looked < LOOK_BACK and self._fingerprints & set(version.manifest.fingerprints.values()):
+                    if looked == LOOK_BACK:
+                        break
+                    rejection = rejections.get(version.number)
+                    if rejection and not only_missing(rejection.reasons):
+                        continue  # what is in it is in doubt
+                    if self._fingerprints & set(version.manifest.fingerprints.values()):
                         files |= dict.fromkeys(version.files(self._kind.table))
                         looked += 1
                 self._index = {}
                 with ThreadPoolExecutor(8) as pool:
-                    for found in pool.map(self._good_rows_of, files):
+                    for found in pool.map(self._rows_of, files):
                         # Newer versions come first and win.
                         self._index = found | self._index
             return self._index
 
-    def _good_rows_of(self, file: DataFile) -> dict[str, tuple[DataFile, int]]:
+    def _rows_of(self, file: DataFile) -> dict[str, tuple[DataFile, int] | None]:
         column, value = self._kind.good
-        table = self._store.read_table(file, [self._kind.id_column, column])
+        try:
+            table = self._store.read_table(file, [self._kind.id_column, column])
+        except OSError as error:  # of an earlier version, which nothing here depends on: its rows are made again
+            logger.warning("%s: rows are not taken over: %s", self._kind.artifact, error)
+            return {}
         pairs = zip(table[self._kind.id_column].to_pylist(), table[column].to_pylist(), strict=True)
-        return {identifier: (file, number) for number, (identifier, got) in enumerate(pairs) if got == value}
+        return {identifier: (file, number) if got == value else None for number, (identifier, got) in enumerate(pairs)}

@@ -19,12 +19,14 @@ from pydantic import BaseModel, ConfigDict
 
 from storage.manifest import DataFile, Manifest
 from storage.records import canonical_json, identity
-from storage.store import LATEST, REJECTED, Store, Version
-from storage.work import Finished, ShardResult
-from tasks.limits import ROWS, Limit, broken_limits
+from storage.store import LATEST, REJECTED, Store, Version, VersionNotFoundError
+from storage.work import Finished, Journal, ShardResult
+from tasks.limits import ROWS, Limit, broken_limits, only_missing
 
 logger = logging.getLogger(__name__)
 
+LOOK_BACK = 20
+"""Accepted versions among which one of the same configuration is looked for, to compare with."""
 Progress = Callable[[int], None]
 """Called with the number of items that were just finished."""
 
@@ -166,8 +168,10 @@ def one_after_another(stage: Stage, shards: Sequence[Shard], progress: Progress)
 
 def work_on(stage: Stage, shard: Shard, progress: Progress) -> ShardResult:
     """Work on one shard and remember it, so that a killed run keeps it."""
+    key = stage.key_of(shard)
     result = stage.work(shard, progress)
-    Finished(stage.store, stage.name).remember(stage.key_of(shard), result)
+    Finished(stage.store, stage.name).remember(key, result)
+    Journal(stage.store, stage.name, key).forget()
     return result
 
 
@@ -213,6 +217,7 @@ def execute(
     known = _known(stage, shards, retry_failed or rejected is not None)
     if found and not rejected and len(known) == len({stage.key_of(shard) for shard in shards}):
         return _stands(stage, found, before)  # nothing had failed
+    made = {shard.name for shard in shards if stage.key_of(shard) not in known}
     results, done = _results(stage, shards, known, progress, each)
     manifest = _manifest(stage, stage.finish(results))
     if found and manifest.id == found.ref.manifest:
@@ -222,7 +227,13 @@ def execute(
     seconds = time.monotonic() - started
     version = store.commit(manifest, latest=False, seconds=seconds, flow_run_id=flow_run_id, done=done)
     logger.info("%s: committed %s, %d items worked on", stage.name, version, done)
-    _accept_or_reject(stage, version, before, new=True)
+    try:
+        _accept_or_reject(stage, version, before, new=True)
+    except RejectedError as error:
+        if not only_missing(error.reasons):
+            # What was made in this run is in doubt: the next one makes it again.
+            Finished(store, stage.name).forget([stage.key_of(shard) for shard in shards if shard.name in made])
+        raise
     return StageRun(version, reused=False, done=done)
 
 
@@ -290,10 +301,20 @@ def _accept_or_reject(stage: Stage, version: Version, before: Version | None, ne
 
 
 def _broken_limits(stage: Stage, version: Version, before: Version | None) -> list[str]:
-    """Why a version is not good enough, compared with the one before where that had the same configuration."""
+    """Why a version is not good enough, compared with the newest accepted one of the same configuration."""
     limits: Mapping[str, Limit] = getattr(stage.config, "limits", {})
-    comparable = before is not None and before.manifest.config == version.manifest.config
-    return broken_limits(_measures(version), _measures(before) if before and comparable else None, limits)
+    if not limits:
+        return []
+    accepted = stage.store.tag_history(version.artifact, LATEST)[-LOOK_BACK:]
+    numbers = [tag.version for tag in reversed(accepted)] or ([before.number] if before else [])
+    for number in dict.fromkeys(numbers):
+        try:
+            earlier = stage.store.version(version.artifact, number)
+        except VersionNotFoundError:  # retention removed it
+            continue
+        if number != version.number and earlier.manifest.config == version.manifest.config:
+            return broken_limits(_measures(version), _measures(earlier), limits)
+    return broken_limits(_measures(version), None, limits)
 
 
 def _measures(version: Version) -> dict[str, float]:

@@ -42,11 +42,13 @@ class Rejected:
     detail: str
 
 
-def details_of(
-    source_id: str, category: str, request: Mapping[str, str], mask: Mapping[str, Any], licence: str, licence_url: str
-) -> str:
-    """The identity of a case's details: a case whose annotation or licence was corrected has others than before."""
-    return identity(source_id, category, dict(request), dict(mask), licence, licence_url)
+def details_of(source_id: str, category: str, request: Mapping[str, str], mask: Mapping[str, Any], *origin: str) -> str:
+    """The identity of a case's details: a case whose annotation or licence was corrected has others than before.
+
+    Args:
+        origin: the licence, its address, and the image's.
+    """
+    return identity(source_id, category, dict(request), dict(mask), *origin)
 
 
 def candidates_of(
@@ -67,7 +69,7 @@ def candidates_of(
         return [], [Rejected(source_id=source_id, reason=rejection.reason, detail=rejection.detail)]
     objects = dataset.annotations.get(image["id"], ())
     number = Counter(o.get("category_id") for o in objects)
-    image_hash = identity(source.data)
+    image_hash, origin = identity(source.data), (source.licence, source.licence_url, source.origin_url)
     pixels = source.pixels.astype(np.float64) / 255
     height, width = pixels.shape[:2]
     for annotation in objects:
@@ -106,9 +108,7 @@ def candidates_of(
                     instruction=instruction,
                     request=request,
                     mask=encoded,
-                    details=details_of(
-                        source_id, category, request.to_dict(), encoded, source.licence, source.licence_url
-                    ),
+                    details=details_of(source_id, category, request.to_dict(), encoded, *origin),
                 )
             )
     if not objects:
