@@ -66,6 +66,13 @@ def test_commits():
     assert figures["faults"] > 0
 
 
+def test_rating():
+    figures = figures_of("rating", "--edits", "60", "--per-second", "60", "--latency", "0.05")
+    assert figures["scored"] == 60
+    assert figures["unaccounted"] == figures["paid_twice"] == 0
+    assert figures["faults"] > 10
+
+
 def test_every_edit_type_can_be_asked_of_every_image(tmp_path):
     write_images(tmp_path / "images", 10)
     before = read_coco(tmp_path / "images").images
