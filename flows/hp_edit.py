@@ -16,6 +16,7 @@ from flows.nightly_rebuild import data_stages
 from flows.post_train import post_train
 from flows.rate_edits import rate_edits
 from flows.run_benchmark import run_benchmark
+from tasks.lineage import run_page
 from tasks.local_server import UI, root_of_run
 from tasks.plan import MakeStage, plan_lines
 from tasks.post_train import PostTrain
@@ -72,7 +73,7 @@ def main() -> None:
     with watch_memory(psutil.Process(root_of_run())) as peak:
         state = hp_edit(source, config, options, return_state=True)
         refs = state.result()
-    run_page = f"{UI}/v2/runs/flow-run/{state.state_details.flow_run_id}"
+    page = run_page(UI, str(state.state_details.flow_run_id))
     summary = write_report(
         options.open_store(),
         refs,
@@ -80,11 +81,11 @@ def main() -> None:
         seed=arguments.seed,
         seconds=time.monotonic() - started,
         peak_memory_mb=peak.megabytes,
-        ui_hint=f"make ui   then open {run_page}",
+        ui_hint=f"make ui   then open {page}",
     )
     print("\n".join(summary_lines(summary)))
     print(f"report:  {folder / 'report.html'}")
-    print(f"the run in the Prefect UI:  make ui   then open {run_page}")
+    print(f"the run in the Prefect UI:  make ui   then open {page}")
     print(folder / "summary.json")
 
 

@@ -31,7 +31,7 @@ def list_versions(store: Store, arguments: argparse.Namespace) -> int:
     for artifact in artifacts:
         tags, rejections = store.tags(artifact), store.rejections(artifact)
         for version in _versions(store, artifact):
-            files = {file for files in version.manifest.tables.values() for file in files}
+            files = set(version.manifest.files())
             own = sorted(name for name, tag in tags.items() if tag.version == version.number and name != REJECTED)
             own += [REJECTED] if version.number in rejections else []
             print(
@@ -123,7 +123,7 @@ def gc(store: Store, arguments: argparse.Namespace) -> int:
 def export_version(store: Store, arguments: argparse.Namespace) -> int:
     """A version as a plain folder."""
     version = store.resolve(arguments.version)
-    total = sum(file.size for files in version.manifest.tables.values() for file in files)
+    total = sum(file.size for file in version.manifest.files())
     with tqdm(total=total, unit="B", unit_scale=True, desc="export") as bar:
         card = export(version, arguments.folder, bar.update)
     print(card)
@@ -135,7 +135,7 @@ def compact_version(store: Store, arguments: argparse.Namespace) -> int:
     old = store.resolve(arguments.version)
     new = compact(old, arguments.rows_per_file)
     for one in (old, new):
-        print(f"{one}: {sum(len(files) for files in one.manifest.tables.values())} files")
+        print(f"{one}: {len(one.manifest.files())} files")
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from storage.manifest import DataFile
+from storage.manifest import DataFile, are_rows
 from storage.store import Store, Version
 
 ROWS_PER_FILE = 256
@@ -35,7 +35,7 @@ def compact(version: Version, rows_per_file: int = ROWS_PER_FILE) -> Version:
 
 def _packed(store: Store, files: Sequence[DataFile], rows_per_file: int) -> Iterator[DataFile]:
     """Files of up to `rows_per_file` rows; those that are full already stay as they are."""
-    if any(file.suffix != ".parquet" for file in files):
+    if not are_rows(files):
         yield from files
         return
     for partition in dict.fromkeys(file.partition for file in files):

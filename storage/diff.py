@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage.manifest import DataFile, Manifest
+from storage.manifest import DataFile, Manifest, are_rows
 from storage.store import Store, Version
 
 _ID_COLUMNS = ("case_id", "edit_id", "score_id", "source_id", "iteration")
@@ -53,7 +53,7 @@ def diff_lines(one: Version, two: Version) -> list[str]:
     lines.append("rows:")
     for name in sorted({*a.tables, *b.tables}):
         before, after = a.tables.get(name, ()), b.tables.get(name, ())
-        told = diff_rows(one.store, before, after) if _is_table((*before, *after)) else None
+        told = diff_rows(one.store, before, after) if are_rows((*before, *after)) else None
         lines.append(f"  {name}: {told or ('the same file' if before == after else 'another file')}")
     return lines
 
@@ -104,10 +104,6 @@ def _digests(store: Store, files: list[DataFile]) -> dict[str, bytes]:
                 name += f" {times[name]}" if times[name] > 1 or not key else ""
                 found[name] = hashlib.blake2b(repr(sorted(row.items())).encode(), digest_size=16).digest()
     return found
-
-
-def _is_table(files: tuple[DataFile, ...]) -> bool:
-    return all(file.suffix == ".parquet" for file in files)
 
 
 def _parents(manifest: Manifest) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.lineage import ancestors, tree_lines
-from storage.manifest import DataFile, check_name
+from storage.manifest import DataFile, are_rows, check_name
 from storage.store import Version
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
@@ -100,7 +100,7 @@ def card_lines(version: Version) -> Iterator[str]:
 
 
 def _is_rows(files: Sequence[DataFile]) -> bool:
-    return bool(files) and all(file.suffix == ".parquet" for file in files)
+    return bool(files) and are_rows(files)
 
 
 def _configs(version: Version) -> Mapping[str, Any]:

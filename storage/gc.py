@@ -85,7 +85,7 @@ def _plan(store: Store, keep_newest: int | None, deadline: float) -> Plan:
     gone = children_first(v for vs in everything.values() for v in vs if (v.artifact, v.number) not in kept)
     needed = {f"manifests/{version.ref.manifest}.json" for version in kept.values()}
     for version in kept.values():
-        needed |= {path_of(file) for files in version.manifest.tables.values() for file in files}
+        needed |= {path_of(file) for file in version.manifest.files()}
 
     def old(infos: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         return (path for path, info in infos.items() if _written_at(info) <= deadline)

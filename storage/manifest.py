@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -90,6 +91,10 @@ class Manifest(BaseModel):
         """How many rows a table has."""
         return sum(file.rows or 0 for file in self.tables.get(table, ()))
 
+    def files(self) -> tuple[DataFile, ...]:
+        """The files of all tables."""
+        return tuple(file for files in self.tables.values() for file in files)
+
     def num_rows(self) -> int:
         """How many rows its tables have together."""
         return sum(self.rows(table) for table in self.tables)
@@ -120,6 +125,11 @@ class Tag(BaseModel):
     created_at: str = ""
     reasons: tuple[str, ...] = ()
     """Why, such as the limits that a rejected version broke."""
+
+
+def are_rows(files: Iterable[DataFile]) -> bool:
+    """Whether these are files of rows, and nothing else."""
+    return all(file.suffix == ".parquet" for file in files)
 
 
 def sha256_of(data: bytes) -> str:

@@ -8,7 +8,7 @@ Layout below the root:
     keys/<artifact>/<key>/000012.json  which versions a stage's key gave; the highest counts
     tags/<artifact>/<tag>/000001.json  which version a tag means; the highest number counts
     shards/<stage>/<key>.json          finished shards of a stage's work, by what they were made from
-    journal/<stage>/<key>/000001.json  finished parts of a shard that is being worked on
+    journal/<stage>/<key>/ab12....json finished parts of a shard that is being worked on
 
 A crash leaves files that no ref names, never half a version; two writers get two versions.
 """
@@ -76,6 +76,10 @@ class Version:
         if table not in self.manifest.tables:
             raise KeyError(f"{self} has no {table!r}; it has {', '.join(sorted(self.manifest.tables))}")
         return self.manifest.tables[table]
+
+    def samples(self, table: str) -> tuple[DataFile, ...]:
+        """The first file of each partition of a table: enough for examples of everything, without reading it all."""
+        return tuple({file.partition: file for file in reversed(self.files(table))}.values())[::-1]
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A whole table; see `parts` for one that is larger than memory."""
@@ -250,7 +254,7 @@ class Store(Files):
 
     def _check_present(self, manifest: Manifest) -> None:
         """Every file of a manifest is there. Raises: FileNotFoundError that names the first that is not."""
-        wanted = {path_of(file): file.size for files in manifest.tables.values() for file in files}
+        wanted = [path_of(file) for file in manifest.files()]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             missing = [path for path, size in zip(wanted, pool.map(self.size, wanted), strict=True) if size is None]
         if missing:

@@ -43,7 +43,7 @@ def verify(
         except (OSError, ValueError) as error:
             found.append(Damage(str(version), f"manifests/{version.ref.manifest}.json", str(error)))
             continue
-        for file in (file for files in manifest.tables.values() for file in files):
+        for file in manifest.files():
             users.setdefault(file.model_copy(update={"partition": None, "rows": None}), str(version))
         for role, parent in manifest.parents.items():
             try:

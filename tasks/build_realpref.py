@@ -14,7 +14,6 @@ from storage.schemas import CASES, EDITS, IMAGE, SCORES, from_table, with_image_
 from storage.store import Store, Version
 from storage.work import ShardResult
 from tasks.dataset.hard import Dropped, decide, difficulty
-from tasks.edit_baseline import first_files
 from tasks.images import contact_sheet, decode
 from tasks.limits import Limit
 from tasks.stage import GatedConfig, Progress, Result, Shard, Stage, check_rows, join_tables, sum_counts
@@ -141,7 +140,7 @@ class BuildRealPref(Stage):
 
     def _examples(self, version: Version) -> list[dict[str, Any]]:
         """Two of each edit type, or what there is."""
-        parts = [self.store.read_table(file) for file in first_files(version.files("train"))]
+        parts = [self.store.read_table(file) for file in version.samples("train")]
         each = 16 if len(parts) == 1 else 2
         return [row for part in parts for row in part.slice(0, each).to_pylist()]
 

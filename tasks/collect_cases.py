@@ -222,9 +222,10 @@ class CollectCases(Stage):
 
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
         rows: dict[EditType, list[Case]] = {edit_type: [] for edit_type in EditType}
-        for case in cases_of(version, "train" if version.manifest.rows("train") else "bench"):
-            if len(rows[case.edit_type]) < 6:
-                rows[case.edit_type].append(case)
+        for file in version.samples("train" if version.manifest.rows("train") else "bench"):
+            for case in from_table(self.store.read_table(file), Case):
+                if len(rows[case.edit_type]) < 6:
+                    rows[case.edit_type].append(case)
         sheet = [
             (f"{t}: {cases[0].instruction}", [decode(c.source) for c in cases]) for t, cases in rows.items() if cases
         ]

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from storage.manifest import DataFile
 from storage.records import Case, Edit, EditType, identity
 from storage.schemas import EDITS, from_table, to_table
 from storage.store import Store, Version
@@ -96,7 +95,8 @@ class EditBaseline(Stage):
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
         rows: dict[EditType, list[np.ndarray]] = {}
         titles: dict[EditType, str] = {}
-        for cases, edits in zip(*(first_files(v.files(t)) for v, t in self._tables(version)), strict=True):
+        cases_of_split = self.inputs["cases"].samples(self.config.split)
+        for cases, edits in zip(cases_of_split, version.samples("edits"), strict=True):
             made = {edit.case_id: edit for edit in from_table(self.store.read_table(edits), Edit)}
             for case in from_table(self.store.read_table(cases), Case):
                 edit = made.get(case.case_id)
@@ -105,14 +105,6 @@ class EditBaseline(Stage):
                 titles.setdefault(case.edit_type, f"{case.edit_type}: {case.instruction}")
                 rows[case.edit_type] += [decode(case.source), decode(edit.edited)]
         return [("source and edit", contact_sheet([(titles[t], pictures) for t, pictures in rows.items()]))]
-
-    def _tables(self, version: Version) -> list[tuple[Version, str]]:
-        return [(self.inputs["cases"], self.config.split), (version, "edits")]
-
-
-def first_files(files: Sequence[DataFile]) -> list[DataFile]:
-    """The first file of each partition: enough for examples of everything, without reading it all."""
-    return list({file.partition: file for file in reversed(files)}.values())[::-1]
 
 
 def edit_cases(editor: Editor, cases: Sequence[Case], seed: int, progress: Progress) -> list[Edit]:

@@ -16,7 +16,6 @@ from storage.schemas import SCORES, from_table, to_table
 from storage.store import Store, Version
 from storage.work import ShardResult
 from tasks.collection.coco import decode_mask
-from tasks.edit_baseline import first_files
 from tasks.hp_scorer.catalogue import ScorerConfig, make_scorer
 from tasks.hp_scorer.contract import EditTriplet, Outcome, Scorer
 from tasks.images import contact_sheet, decode
@@ -92,7 +91,7 @@ class RateEdits(Stage):
                 Score.id_of(edit.edited, case, self.scorer.fingerprint_of(case.edit_type), 0)
                 for case, edit in zip(cases, edits, strict=True)
             ],
-            lambda some: rate(self.scorer, [cases[i] for i in some], [edits[i] for i in some], lambda count: None),
+            lambda some: rate(self.scorer, [cases[i] for i in some], [edits[i] for i in some]),
             progress,
             self.refresh,
         )
@@ -141,7 +140,7 @@ class RateEdits(Stage):
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
         examples: dict[int, list[tuple[str, np.ndarray, np.ndarray]]] = defaultdict(list)
         tables = ((self.inputs["cases"], self.split), (self.inputs["edits"], "edits"), (version, "scores"))
-        for files in zip(*(first_files(v.files(table)) for v, table in tables), strict=True):
+        for files in zip(*(v.samples(table) for v, table in tables), strict=True):
             cases, edits, scores = (self.store.read_table(file) for file in files)
             rows = zip(from_table(cases, Case), from_table(edits, Edit), from_table(scores, Score), strict=True)
             for case, edit, score in rows:
@@ -173,9 +172,7 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
-def rate(
-    scorer: Scorer, cases: Sequence[Case], edits: Sequence[Edit], progress: Progress, attempt: int = 0
-) -> list[Score]:
+def rate(scorer: Scorer, cases: Sequence[Case], edits: Sequence[Edit], attempt: int = 0) -> list[Score]:
     """Rate the edits of cases, row by row. An edit that failed ends as a typed failure like any other."""
     scores: list[Score] = []
     for start in range(0, len(edits), BATCH):
@@ -199,7 +196,6 @@ def rate(
                     attempt=attempt,
                 )
             )
-        progress(len(pairs))
     return scores
 
 

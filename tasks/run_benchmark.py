@@ -15,7 +15,7 @@ from storage.records import Case, Edit, EditType, Score
 from storage.schemas import IMAGE, from_table, with_image_features
 from storage.store import Store, Version
 from storage.work import ShardResult
-from tasks.edit_baseline import edit_cases, first_files
+from tasks.edit_baseline import edit_cases
 from tasks.editing.catalogue import EditorConfig, fingerprint_of_editor, make_editor
 from tasks.editing.interface import Editor
 from tasks.hp_scorer.catalogue import ScorerConfig, make_scorer
@@ -96,7 +96,7 @@ class RunBenchmark(Stage):
         referee = _referee() if self.config.referee else None
         for model, editor in self.editors.items():
             edits = edit_cases(editor, cases, self.config.seed, progress)
-            scores = rate(self.scorer, cases, edits, lambda count: None)
+            scores = rate(self.scorer, cases, edits)
             for row, case, edit, score in zip(rows, cases, edits, scores, strict=True):
                 row |= _columns(model, case, edit, score, referee)
         samples = self.store.add_table(pa.Table.from_pylist(rows, schema=SAMPLES), file.partition)
@@ -113,7 +113,7 @@ class RunBenchmark(Stage):
 
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
         rows = []
-        first = [r for f in first_files(version.files("samples")) for r in self.store.read_table(f).to_pylist()]
+        first = [r for f in version.samples("samples") for r in self.store.read_table(f).to_pylist()]
         for edit_type in EditType:
             of_type = [r for r in first if r["edit_type"] == edit_type][:3]
             whole = [r for r in of_type if all(r[f"{model}_edited"] for model in MODELS)]

@@ -214,11 +214,15 @@ def execute(
         stage.forget()
     shards = stage.shards()
     expect(sum(shard.num_items for shard in shards))
-    known = _known(stage, shards, retry_failed or rejected is not None)
-    if found and not rejected and len(known) == len({stage.key_of(shard) for shard in shards}):
+    keys = [stage.key_of(shard) for shard in shards]
+    known = _known(stage, keys, retry_failed or rejected is not None)
+    todo = {key: shard for key, shard in zip(keys, shards, strict=True) if key not in known}
+    if found and not rejected and not todo:
         return _stands(stage, found, before)  # nothing had failed
-    made = {shard.name for shard in shards if stage.key_of(shard) not in known}
-    results, done = _results(stage, shards, known, progress, each)
+    progress(sum(shard.num_items for key, shard in zip(keys, shards, strict=True) if key in known))
+    made = dict(zip(todo, each(stage, list(todo.values()), progress), strict=True))
+    there = {**known, **made}
+    results, done = [there[key] for key in keys], sum(result.done for result in made.values())
     manifest = _manifest(stage, stage.finish(results))
     if found and manifest.id == found.ref.manifest:
         if rejected:
@@ -232,7 +236,7 @@ def execute(
     except RejectedError as error:
         if not only_missing(error.reasons):
             # What was made in this run is in doubt: the next one makes it again.
-            Finished(store, stage.name).forget([stage.key_of(shard) for shard in shards if shard.name in made])
+            Finished(store, stage.name).forget(list(made))
         raise
     return StageRun(version, reused=False, done=done)
 
@@ -244,30 +248,16 @@ def _stands(stage: Stage, version: Version, before: Version | None) -> StageRun:
     return StageRun(version, reused=True)
 
 
-def _known(stage: Stage, shards: Sequence[Shard], retry: bool) -> dict[str, ShardResult]:
-    """The results of shards that need not be worked on, by key.
+def _known(stage: Stage, keys: Sequence[str], retry: bool) -> dict[str, ShardResult]:
+    """The results of the shards that need not be worked on, by key.
 
     Args:
         retry: those in which something failed are worked on again.
     """
     if stage.refresh:
         return {}
-    known = Finished(stage.store, stage.name).find([stage.key_of(shard) for shard in shards])
+    known = Finished(stage.store, stage.name).find(keys)
     return {key: result for key, result in known.items() if not (retry and result.failed)}
-
-
-def _results(
-    stage: Stage, shards: Sequence[Shard], known: dict[str, ShardResult], progress: Progress, each: Each
-) -> tuple[list[ShardResult], int]:
-    """The results of all shards in order, and how many items were worked on for them."""
-    keys = [stage.key_of(shard) for shard in shards]
-    todo = [shard for shard, key in zip(shards, keys, strict=True) if key not in known]
-    progress(sum(shard.num_items for shard, key in zip(shards, keys, strict=True) if key in known))
-    done = 0
-    for shard, result in zip(todo, each(stage, todo, progress), strict=True):
-        known[stage.key_of(shard)] = result
-        done += result.done
-    return [known[key] for key in keys], done
 
 
 def _manifest(stage: Stage, result: Result) -> Manifest:

@@ -32,6 +32,10 @@ class GarbledError(ValueError):
     """A response that is not of the protocol's form."""
 
 
+_PASSING = (openai.APIError, json.JSONDecodeError, GarbledError)
+"""What may pass by itself: 5xx, cut connections, answers of no form. Errors of a request's own are caught before."""
+
+
 class ServerSettings(BaseModel):
     """Which server and model, and how it is asked. The key comes by the environment, `OPENAI_API_KEY`."""
 
@@ -142,11 +146,7 @@ class OpenAIJudge:
                     return self._refused(error, number + 1)
                 except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
                     raise JudgeError(f"{self._client.base_url} {self.settings.model}: {error.message}") from error
-                except (
-                    openai.APIError,
-                    json.JSONDecodeError,
-                    GarbledError,
-                ) as error:  # 5xx, cut connections, answers of no form
+                except _PASSING as error:
                     failure, pause = Answer(Outcome.SERVER_ERROR, str(error), tries=number + 1), None
             if number + 1 < self.settings.tries:
                 await asyncio.sleep(self._pause(number) if pause is None else pause)

@@ -8,12 +8,10 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter
@@ -23,6 +21,7 @@ from storage.store import Store
 from storage.verify import verify
 from tasks.automations import crash_silent_runs, main, notification_block, notify_of_missing_night, put
 from tasks.local_server import local_server
+from tests.flows.prefect_worker import worker
 
 pytestmark = pytest.mark.prefect
 ROOT = Path(__file__).parents[2]
@@ -219,23 +218,6 @@ def test_a_night_that_is_missing_is_told_and_good_ones_are_not(here, client, blo
     client.delete_automation(client.read_automations_by_name("hp-edit: notify of a missing night")[0].id)
 
 
-@contextmanager
-def worker(environment, log):
-    """A worker, which is stopped at the end if it still runs."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "hp-edit"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            yield psutil.Process(process.pid)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
 def kill(process):
     """As when the machine goes out: the worker and the runs that it started, at once and without a last word."""
     for one in [process, *process.children(recursive=True)]:
@@ -263,7 +245,7 @@ def test_the_run_of_a_dead_worker_crashes_and_the_next_one_goes_on(here, environ
     beating = environment | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     with subprocess.Popen([sys.executable, "-c", SLEEPING, "90"], env=beating, stderr=subprocess.DEVNULL) as alive:
         first = client.create_flow_run_from_deployment(deployment.id, parameters=NIGHT)
-        with worker(environment, tmp_path / "first.log") as process:
+        with worker(environment, "hp-edit", tmp_path / "first.log") as process:
             wait_for(lambda: "Running" in states("edit-baseline"), 90, "the night did not begin")
             kill(process)
         assert state(first).name == "Running", "nobody is there to say otherwise"
@@ -272,7 +254,7 @@ def test_the_run_of_a_dead_worker_crashes_and_the_next_one_goes_on(here, environ
         wait_for(lambda: "Running" not in states("edit-baseline"), 60, "its stage says Running for ever")
         assert "Crashed" in states("edit-baseline")
         second = client.create_flow_run_from_deployment(deployment.id, parameters=NIGHT)
-        with worker(environment, tmp_path / "second.log"):
+        with worker(environment, "hp-edit", tmp_path / "second.log"):
             wait_for(lambda: state(second).is_final(), 120, "the second night did not end")
         assert state(second).name == "Completed", "a dead run must not hold the only slot"
         assert alive.wait() == 0

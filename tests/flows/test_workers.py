@@ -2,12 +2,11 @@
 
 import io
 import json
-import signal
 import subprocess
 import sys
 import time
 import uuid
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,6 +20,7 @@ from storage.lineage import ancestors
 from storage.store import FOLDERS, Store
 from storage.verify import verify
 from tasks.local_server import local_server
+from tests.flows.prefect_worker import worker
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
@@ -84,23 +84,6 @@ def deployments(client):
     ]
 
 
-@contextmanager
-def worker(environment, name, log):
-    """A worker while the block runs, that takes up to two runs at a time."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", name, "--limit", "2"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
 @pytest.mark.parametrize("place", ["file", "s3"])
 def test_two_workers_on_one_store_lose_nothing(place, request, environment, client, deployments, tmp_path):
     """Three rebuilds at once: two of the same work, which must come to the same, and one of other work."""
@@ -116,7 +99,7 @@ def test_two_workers_on_one_store_lose_nothing(place, request, environment, clie
     logs = [tmp_path / "one.log", tmp_path / "two.log"]
     with ExitStack() as stack:
         for log in logs:
-            stack.enter_context(worker(environment, log.stem, log))
+            stack.enter_context(worker(environment, POOL, log, "--name", log.stem, "--limit", "2"))
         deadline = time.monotonic() + 60
         while len(client.read_workers_for_work_pool(POOL)) < 2:
             assert time.monotonic() < deadline, "the workers did not start"
