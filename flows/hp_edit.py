@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 from prefect import flow
 
 from flows.build_realpref import build_realpref
+from flows.calibrate_scorer import calibration
 from flows.collect_cases import Source, collect_cases
 from flows.edit_baseline import edit_baseline
-from flows.nightly_rebuild import data_stages
 from flows.post_train import post_train
 from flows.rate_edits import rate_edits
 from flows.run_benchmark import run_benchmark
+from tasks.build_realpref import BuildRealPref
+from tasks.calibrate_scorer import CalibrateScorer
+from tasks.collect_cases import CollectCases
+from tasks.collect_labels import CollectLabels
+from tasks.edit_baseline import EditBaseline
 from tasks.lineage import run_page
 from tasks.local_server import UI, root_of_run
+from tasks.pick_triplets import PickTriplets
 from tasks.plan import MakeStage, plan_lines
 from tasks.post_train import PostTrain
 from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, publish_run, run_options
+from tasks.rate_edits import RateEdits
 from tasks.report import write_report
 from tasks.resources import watch_memory
 from tasks.run_benchmark import RunBenchmark
@@ -30,27 +38,37 @@ from tasks.summary import summary_lines
 
 @flow(name="hp-edit")
 def hp_edit(
-    source: Source = Source(), config: PipelineConfig = miniature(), options: RunOptions = RunOptions()
+    source: Source = Source(),
+    ratings: tuple[str, ...] = (),
+    config: PipelineConfig = miniature(),
+    options: RunOptions = RunOptions(),
 ) -> dict[str, ArtifactRef]:
-    """Collect cases, edit them, keep the hard ones, post-train the editor on them, and compare."""
+    """Collect cases, edit them, calibrate the judge, keep the hard ones, post-train the editor on them, and compare."""
     cases = collect_cases(source, config.collect, options)
     edits = edit_baseline(str(cases), config.edit, options)
-    scores = rate_edits(str(edits), config.rate, options)
+    triplets, labels, scorer = calibration(str(edits), ratings, config, options)
+    scores = rate_edits(str(edits), str(scorer), config.rate, options)
     realpref = build_realpref(str(scores), config.build, options)
-    adapter = post_train(str(realpref), config.train, options)
-    benchmark = run_benchmark(str(cases), str(adapter), config.benchmark, options)
-    refs = (cases, edits, scores, realpref, adapter, benchmark)
+    adapter = post_train(str(realpref), str(scorer), config.train, options)
+    benchmark = run_benchmark(str(cases), str(adapter), str(scorer), config.benchmark, options)
+    refs = (cases, edits, triplets, labels, scorer, scores, realpref, adapter, benchmark)
     publish_run("hp-edit", refs, options)
     return {ref.artifact: ref for ref in refs}
 
 
-def all_stages(source: Source, config: PipelineConfig, options: RunOptions) -> list[MakeStage]:
+def all_stages(source: Source, ratings: Sequence[str], config: PipelineConfig, options: RunOptions) -> list[MakeStage]:
     """The stages of the flow, for a look ahead."""
     store, scratch = options.open_store(), Path(options.scratch)
     return [
-        *data_stages(source, config, options),
-        lambda versions: PostTrain(store, config.train, versions["realpref"], scratch),
-        lambda versions: RunBenchmark(store, config.benchmark, versions["cases"], versions["adapter"]),
+        lambda made: CollectCases(store, config.collect, source.prepare(options.scratch)),
+        lambda made: EditBaseline(store, config.edit, made["cases"]),
+        lambda made: PickTriplets(store, config.pick, made["edits"]),
+        lambda made: CollectLabels(store, config.label, made["triplets"], [Path(path) for path in ratings]),
+        lambda made: CalibrateScorer(store, config.calibrate, made["labels"]),
+        lambda made: RateEdits(store, config.rate, made["edits"], made["scorer"]),
+        lambda made: BuildRealPref(store, config.build, made["scores"]),
+        lambda made: PostTrain(store, config.train, made["realpref"], scratch, made["scorer"]),
+        lambda made: RunBenchmark(store, config.benchmark, made["cases"], made["adapter"], made["scorer"]),
     ]
 
 
@@ -59,19 +77,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the world, the cases, the training and the bench")
     parser.add_argument("--out", type=Path, default=None, help="folder of the report (runs/miniature-<seed>)")
+    parser.add_argument(
+        "--ratings",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="of people, see python -m tasks.rating; none: simulated",
+    )
     parser.add_argument("--dry-run", action="store_true", help="tell what would run and why; change nothing")
     add_run_options(parser)
     arguments = parser.parse_args()
     folder = arguments.out or Path("runs") / f"miniature-{arguments.seed}"
     started = time.monotonic()
     options = run_options(arguments)
-    source, config = Source(world=arguments.seed), miniature(arguments.seed)
+    source, config = Source(world=arguments.seed), miniature(arguments.seed, people=bool(arguments.ratings))
     if arguments.dry_run:
         told = (options.refresh, options.retry_failed)
-        print("\n".join(plan_lines(options.open_store(), all_stages(source, config, options), *told)))
+        print(
+            "\n".join(plan_lines(options.open_store(), all_stages(source, arguments.ratings, config, options), *told))
+        )
         return
     with watch_memory(psutil.Process(root_of_run())) as peak:
-        state = hp_edit(source, config, options, return_state=True)
+        state = hp_edit(source, tuple(arguments.ratings), config, options, return_state=True)
         refs = state.result()
     page = run_page(UI, str(state.state_details.flow_run_id))
     summary = write_report(

@@ -25,25 +25,32 @@ from tasks.sizes import DataConfig, miniature_data, photographs
 
 @flow(name="nightly-rebuild")
 def nightly_rebuild(
-    source: Source = Source(), config: DataConfig = miniature_data(), options: RunOptions = RunOptions()
+    source: Source = Source(),
+    scorer: str = "",
+    config: DataConfig = miniature_data(),
+    options: RunOptions = RunOptions(),
 ) -> dict[str, ArtifactRef]:
-    """Bring the data set up to date; a night without changes reuses everything."""
+    """Bring the data set up to date; a night without changes reuses everything.
+
+    `scorer` names a calibration of the judge, such as scorer@latest, if there is one.
+    """
     cases = collect_cases(source, config.collect, options)
     edits = edit_baseline(str(cases), config.edit, options)
-    scores = rate_edits(str(edits), config.rate, options)
+    scores = rate_edits(str(edits), scorer, config.rate, options)
     realpref = build_realpref(str(scores), config.build, options)
     refs = (cases, edits, scores, realpref)
     publish_run("nightly-rebuild", refs, options)
     return {ref.artifact: ref for ref in refs}
 
 
-def data_stages(source: Source, config: DataConfig, options: RunOptions) -> list[MakeStage]:
+def data_stages(source: Source, scorer: str, config: DataConfig, options: RunOptions) -> list[MakeStage]:
     """The stages of the flow, for a look ahead."""
     store = options.open_store()
+    calibration = store.resolve(scorer) if scorer else None
     return [
         lambda versions: CollectCases(store, config.collect, source.prepare(options.scratch)),
         lambda versions: EditBaseline(store, config.edit, versions["cases"]),
-        lambda versions: RateEdits(store, config.rate, versions["edits"]),
+        lambda versions: RateEdits(store, config.rate, versions["edits"], calibration),
         lambda versions: BuildRealPref(store, config.build, versions["scores"]),
     ]
 
@@ -53,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", metavar="FOLDER", help="with images/ and annotations/instances.json")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scorer", default="", help="a calibration of the judge, such as scorer@latest")
     parser.add_argument("--dry-run", action="store_true", help="tell what would run and why; change nothing")
     add_run_options(parser)
     arguments = parser.parse_args()
@@ -63,9 +71,9 @@ def main() -> None:
         source, config = Source(folder=arguments.photographs), photographs(arguments.seed)
     if arguments.dry_run:
         told = (options.refresh, options.retry_failed)
-        print("\n".join(plan_lines(store, data_stages(source, config, options), *told)))
+        print("\n".join(plan_lines(store, data_stages(source, arguments.scorer, config, options), *told)))
         return
-    refs = nightly_rebuild(source, config, options)
+    refs = nightly_rebuild(source, arguments.scorer, config, options)
     print("\n".join(data_lines({name: store.version(ref.artifact, ref.version) for name, ref in refs.items()})))
 
 

@@ -14,13 +14,17 @@ from tasks.sizes import miniature
 
 @flow(name="post-train", flow_run_name="post-train")
 def post_train(
-    realpref: str = "realpref@latest", config: PostTrainConfig = miniature().train, options: RunOptions = RunOptions()
+    realpref: str = "realpref@latest",
+    scorer: str = "",
+    config: PostTrainConfig = miniature().train,
+    options: RunOptions = RunOptions(),
 ) -> ArtifactRef:
     """Post-train the editor on the hard cases by Flow-GRPO, the judge being the reward."""
     store = options.open_store()
-    return run_stage(PostTrain(store, config, store.resolve(realpref), Path(options.scratch)), options)
+    calibration = store.resolve(scorer) if scorer else None
+    return run_stage(PostTrain(store, config, store.resolve(realpref), Path(options.scratch), calibration), options)
 
 
 if __name__ == "__main__":
-    (realpref,), options = version_arguments(__doc__, "realpref")
-    post_train(realpref, options=options)
+    (realpref, scorer), options = version_arguments(__doc__, "realpref", by_scorer=True)
+    post_train(realpref, scorer, options=options)

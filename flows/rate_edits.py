@@ -11,13 +11,16 @@ from tasks.sizes import miniature_data
 
 @flow(name="rate-edits", flow_run_name="rate-edits")
 def rate_edits(
-    edits: str = "edits@latest", config: RateConfig = miniature_data().rate, options: RunOptions = RunOptions()
+    edits: str = "edits@latest",
+    scorer: str = "",
+    config: RateConfig = miniature_data().rate,
+    options: RunOptions = RunOptions(),
 ) -> ArtifactRef:
-    """Let a judge rate the edits."""
+    """Let a judge rate the edits; `scorer` names a calibration of it, if there is one."""
     store = options.open_store()
-    return run_stage(RateEdits(store, config, store.resolve(edits)), options)
+    return run_stage(RateEdits(store, config, store.resolve(edits), store.resolve(scorer) if scorer else None), options)
 
 
 if __name__ == "__main__":
-    (edits,), options = version_arguments(__doc__, "edits")
-    rate_edits(edits, options=options)
+    (edits, scorer), options = version_arguments(__doc__, "edits", by_scorer=True)
+    rate_edits(edits, scorer, options=options)

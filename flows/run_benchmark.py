@@ -13,14 +13,16 @@ from tasks.sizes import miniature
 def run_benchmark(
     cases: str = "cases@latest",
     adapter: str = "adapter@latest",
+    scorer: str = "",
     config: BenchmarkConfig = miniature().benchmark,
     options: RunOptions = RunOptions(),
 ) -> ArtifactRef:
     """Compare the baseline and the post-trained editor on the bench."""
     store = options.open_store()
-    return run_stage(RunBenchmark(store, config, store.resolve(cases), store.resolve(adapter)), options)
+    calibration = store.resolve(scorer) if scorer else None
+    return run_stage(RunBenchmark(store, config, store.resolve(cases), store.resolve(adapter), calibration), options)
 
 
 if __name__ == "__main__":
-    (cases, adapter), options = version_arguments(__doc__, "cases", "adapter")
-    run_benchmark(cases, adapter, options=options)
+    (cases, adapter, scorer), options = version_arguments(__doc__, "cases", "adapter", by_scorer=True)
+    run_benchmark(cases, adapter, scorer, options=options)

@@ -19,10 +19,10 @@ import numpy as np
 
 from perf.judge_server import JudgeServer, judge_server
 from storage.records import EditType, Request
+from tasks.hp_scorer.catalogue import rubrics_of
 from tasks.hp_scorer.contract import EditTriplet, Judgement, Outcome
-from tasks.hp_scorer.openai_judge import ServerSettings
-from tasks.hp_scorer.prompts import Mode
-from tasks.hp_scorer.vlm_scorer import VlmConfig, VlmScorer
+from tasks.hp_scorer.settings import Mode, ServerSettings, VlmConfig
+from tasks.hp_scorer.vlm_scorer import VlmScorer
 
 SIDE = 512
 
@@ -55,8 +55,8 @@ def rate(url: str, triplets: list[EditTriplet], concurrency: int, timeout: float
     server = ServerSettings(
         base_url=url, model="scripted", concurrency=concurrency, timeout_seconds=timeout, tries=tries
     )
-    config = VlmConfig(server=server, mode=Mode.LOGIT, image_side=SIDE, image_quality=90)
-    return VlmScorer(config).score(triplets)
+    config = VlmConfig(judge=server, mode=Mode.LOGIT, image_side=SIDE, image_quality=90)
+    return VlmScorer(config, rubrics_of(config)).score(triplets)
 
 
 def used(server: JudgeServer, per_second: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from storage.records import EditType, identity
 from storage.store import Store, Version
 from tasks.edit_baseline import EditBaseline, EditConfig
 from tasks.editing.interface import EditFailure, EditTask
-from tasks.hp_scorer.contract import EditTriplet, Judgement, Outcome
+from tasks.hp_scorer.contract import EditTriplet, Judgement, Outcome, Scorer, WhoJudges
 from tasks.images import png
 from tasks.rate_edits import RateConfig, RateEdits
 
@@ -84,10 +84,11 @@ class StandInEditor:
         return [255 - task.source for task in tasks]
 
 
-class StandInJudge:
+class StandInJudge(Scorer):
     """Scores by the case's name, whatever the picture; `rubrics` tells the rubric's version of each edit type."""
 
     full_at = 5.0
+    who = WhoJudges("stand-in", "", {})
 
     def __init__(self, rubrics: Mapping[EditType, int] | None = None, out_of_order: bool = False) -> None:
         """A judge; one that is out of order has no answer for some edits."""
@@ -103,9 +104,10 @@ class StandInJudge:
     def fingerprint_of(self, edit_type: EditType) -> str:
         return identity("stand-in judge", edit_type, self.rubrics.get(edit_type, 0))
 
-    def score(self, triplets: Sequence[EditTriplet], attempt: int = 0) -> list[Judgement]:
-        self.ratings.update(triplet.edit_type for triplet in triplets)
-        return [self._judge(int(triplet.case_id, 16)) for triplet in triplets]
+    def judgements(self, triplets: Iterable[EditTriplet], attempt: int = 0) -> Iterator[tuple[int, Judgement]]:
+        for position, triplet in enumerate(triplets):
+            self.ratings[triplet.edit_type] += 1
+            yield position, self._judge(int(triplet.case_id, 16))
 
     def _judge(self, drawn: int) -> Judgement:
         if self.out_of_order and drawn % FAILS_ONE_IN == 0:

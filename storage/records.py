@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -154,6 +154,27 @@ class Score:
     scorer: str
     """The judge's fingerprint for this edit type."""
     attempt: int
+    raw_score: float | None = None
+    """The judge's own score, before calibration; None where it is the same, or where there is none."""
+    score_map: str = ""
+    """The fingerprint of the map from raw scores; empty where there is none."""
+    digit_mass: float | None = None
+    """logit modes: the probability that the judge was about to give a digit at all."""
+    spread: float | None = None
+    """Standard deviation of the raw score: over the digit's probabilities, or over repeats."""
+    judge: str = ""
+    """The model that was asked."""
+    revision: str = ""
+    """Its revision, as it was set."""
+    model: str = ""
+    """The model that answered, as its server calls it: an alias may come to mean another one."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Everything else that the judge was set up with."""
+
+    @property
+    def raw(self) -> float | None:
+        """The judge's own score."""
+        return self.score if self.raw_score is None else self.raw_score
 
     @staticmethod
     def id_of(edited: bytes | None, case: Case, scorer: str, attempt: int) -> str:

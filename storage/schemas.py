@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -58,9 +58,17 @@ SCORES = pa.schema(
         ("raw_reply", pa.string()),
         ("scorer", pa.string()),
         ("attempt", pa.int32()),
+        ("raw_score", pa.float64()),
+        ("score_map", pa.string()),
+        ("digit_mass", pa.float64()),
+        ("spread", pa.float64()),
+        ("judge", pa.string()),
+        ("revision", pa.string()),
+        ("model", pa.string()),
+        ("parameters", pa.string()),
     ]
 )
-_JSON_COLUMNS = {"request", "mask", "answers"}
+_JSON_COLUMNS = {"request", "mask", "answers", "parameters"}
 
 Record = TypeVar("Record", Case, Edit, Score)
 
@@ -72,8 +80,9 @@ def to_table(records: Iterable[Case | Edit | Score], schema: pa.Schema) -> pa.Ta
 
 
 def from_table(table: pa.Table, kind: type[Record]) -> Iterator[Record]:
-    """The rows of a table as records."""
-    names = [f.name for f in fields(kind)]
+    """The rows of a table as records. A column that older versions lack is as the record says by default."""
+    required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    names = [f.name for f in fields(kind) if f.name in required or f.name in table.column_names]
     for batch in table.select(names).to_batches(max_chunksize=256):
         for row in batch.to_pylist():
             yield kind(**{name: _from_cell(name, row[name]) for name in names})

@@ -16,14 +16,16 @@ from storage.work import ShardResult
 from tasks.dataset.hard import Dropped, decide, difficulty
 from tasks.images import contact_sheet, decode
 from tasks.limits import Limit
+from tasks.settings import passing
 from tasks.stage import GatedConfig, Progress, Result, Shard, Stage, check_rows, join_tables, sum_counts
 
+_OF_SCORES = ("score_id", "score", "raw_score", "answers", "raw_reply", "scorer", "judge", "revision", "model")
 REALPREF = with_image_features(
     pa.schema(
         [field for field in CASES if field.name != "split"]
         + [pa.field("edited", IMAGE)]
         + [field for field in EDITS if field.name in ("edit_id", "editor", "seed")]
-        + [field for field in SCORES if field.name in ("score_id", "score", "answers", "raw_reply", "scorer")]
+        + [field for field in SCORES if field.name in _OF_SCORES]
         + [pa.field("difficulty", pa.float64())]
     )
 )
@@ -50,7 +52,7 @@ class BuildConfig(GatedConfig):
     full_at: float | None = Field(
         None, gt=0, le=5, description="Scores from here on are full; none: what the judge that rated calls full."
     )
-    limits: dict[str, Limit] = LIMITS
+    limits: dict[str, Limit] = passing(LIMITS, "Within which a version becomes `latest`.")
 
 
 class BuildRealPref(Stage):
@@ -58,11 +60,12 @@ class BuildRealPref(Stage):
 
     name = "build-realpref"
     artifact = "realpref"
-    code_version = 2
+    code_version = 3
 
     def __init__(self, store: Store, config: BuildConfig, scores: Version) -> None:
         """A data set from `scores` and the edits and cases that they are of."""
-        parents = {role: store.version(p.artifact, p.version) for role, p in scores.manifest.parents.items()}
+        named = {role: scores.manifest.parents[role] for role in ("edits", "cases")}
+        parents = {role: store.version(parent.artifact, parent.version) for role, parent in named.items()}
         super().__init__(store, config, {"scores": scores, **parents})
         self.config: BuildConfig = config
         self.split: str = parents["edits"].manifest.config["split"]

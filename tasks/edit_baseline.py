@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -19,11 +19,15 @@ from tasks.collection.coco import decode_mask
 from tasks.editing.catalogue import EditorConfig, fingerprint_of_editor, make_editor
 from tasks.editing.interface import EditFailure, Editor, EditTask
 from tasks.images import contact_sheet, decode, png
-from tasks.rows import BATCH, Kind, Rows
+from tasks.rows import Kind, Rows
 from tasks.stage import Progress, Result, Shard, Stage, StageConfig, check_rows, join_tables, sum_counts
 
-ROWS = Kind("edits", "edits", Edit, EDITS, "edit_id", good=("failure", ""))
+ROWS = Kind("edits", "edits", Edit, EDITS, "edit_id", good=("failure", ""), maker="editor")
 """An edit that failed is tried again when its shard is worked on again."""
+
+
+BATCH = 64
+"""Cases that an editor is given at once."""
 
 
 class EditConfig(StageConfig):
@@ -78,7 +82,7 @@ class EditBaseline(Stage):
         filled = self.rows.fill(
             self.key_of(shard),
             [Edit.id_of(case, self.fingerprint, self.config.seed) for case in cases],
-            lambda some: edit_cases(self.editor, [cases[i] for i in some], self.config.seed, lambda count: None),
+            lambda some: self._edited(cases, some),
             progress,
             self.refresh,
         )
@@ -86,6 +90,10 @@ class EditBaseline(Stage):
         counts = Counter("edited" if not e.failure else f"failed: {e.failure.split(':')[0]}" for e in filled.rows)
         file = self.store.add_table(to_table(filled.rows, EDITS), shard.files["cases"].partition)
         return ShardResult(tables={"edits": (file,)}, counts=dict(counts), done=len(filled.made), failed=filled.failed)
+
+    def _edited(self, cases: Sequence[Case], some: Sequence[int]) -> Generator[tuple[int, Edit], None, None]:
+        """The edits of some cases with their positions."""
+        yield from zip(some, edit_cases(self.editor, [cases[i] for i in some], self.config.seed), strict=True)
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
         check_rows("edits of cases", self, results, ["edits"])
@@ -107,26 +115,21 @@ class EditBaseline(Stage):
         return [("source and edit", contact_sheet([(titles[t], pictures) for t, pictures in rows.items()]))]
 
 
-def edit_cases(editor: Editor, cases: Sequence[Case], seed: int, progress: Progress) -> list[Edit]:
-    """Edit cases in order; what an editor cannot do is a row with its reason."""
-    edits: list[Edit] = []
+def edit_cases(editor: Editor, cases: Sequence[Case], seed: int) -> Iterator[Edit]:
+    """Edit cases, in order; what an editor cannot do is a row with its reason."""
     for start in range(0, len(cases), BATCH):
         batch = cases[start : start + BATCH]
         for case, picture in zip(batch, editor.edit([task_of(case, seed) for case in batch]), strict=True):
             failure = picture.reason if isinstance(picture, EditFailure) else ""
-            edits.append(
-                Edit(
-                    edit_id=Edit.id_of(case, editor.fingerprint, seed),
-                    case_id=case.case_id,
-                    edit_type=case.edit_type,
-                    edited=None if isinstance(picture, EditFailure) else png(picture),
-                    failure=failure,
-                    editor=editor.fingerprint,
-                    seed=seed,
-                )
+            yield Edit(
+                edit_id=Edit.id_of(case, editor.fingerprint, seed),
+                case_id=case.case_id,
+                edit_type=case.edit_type,
+                edited=None if isinstance(picture, EditFailure) else png(picture),
+                failure=failure,
+                editor=editor.fingerprint,
+                seed=seed,
             )
-        progress(len(batch))
-    return edits
 
 
 def task_of(case: Case, seed: int) -> EditTask:

@@ -8,7 +8,7 @@ from typing import Any
 from storage.diff import changed_values
 from storage.store import Store, Version
 from storage.work import Finished, ShardResult
-from tasks.stage import Stage
+from tasks.stage import Shard, Stage
 
 MakeStage = Callable[[Mapping[str, Version]], Stage]
 """Makes a stage from the versions that the stages before it ended with, by artifact."""
@@ -35,6 +35,7 @@ def plan_lines(
         yield f"{stage.name}: would run, {_amount(stage, retry_failed)}"
         told = ["of --refresh"] if refresh else ["something failed in it"] if failed else _reasons(stage, found)
         yield from (f"  because {reason}" for reason in told)
+        yield from (f"  {line}" for line in stage.forecast(_todo(stage, retry_failed)))
     if waiting_for and len(versions) + 1 < len(stages):
         yield f"{len(stages) - len(versions) - 1} later stages: depend on what {waiting_for} makes"
 
@@ -46,11 +47,15 @@ def _finished(stage: Stage) -> Mapping[str, ShardResult]:
 
 def _amount(stage: Stage, retry_failed: bool) -> str:
     """How much there would be to do."""
-    shards = stage.shards()
+    todo = _todo(stage, retry_failed)
+    return f"{len(todo)} of {len(stage.shards())} shards, at most {sum(shard.num_items for shard in todo)} items"
+
+
+def _todo(stage: Stage, retry_failed: bool) -> list[Shard]:
+    """The shards that would be worked on."""
     known = {} if stage.refresh else _finished(stage)
     done = {key for key, result in known.items() if not (retry_failed and result.failed)}
-    todo = [shard for shard in shards if stage.key_of(shard) not in done]
-    return f"{len(todo)} of {len(shards)} shards, at most {sum(shard.num_items for shard in todo)} items"
+    return [shard for shard in stage.shards() if stage.key_of(shard) not in done]
 
 
 def _reasons(stage: Stage, rejected: Version | None) -> Iterator[str]:

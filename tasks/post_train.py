@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from storage.store import Store, Version
 from storage.work import ShardResult
-from tasks.hp_scorer.catalogue import make_scorer
+from tasks.hp_scorer.calibration import calibration_of
+from tasks.hp_scorer.catalogue import fingerprints_of, make_scorer
 from tasks.miniature.editor import weights_fingerprint
 from tasks.post_training.job import Job, PostTrainConfig
 from tasks.stage import Progress, Result, Shard, Stage
@@ -51,21 +52,24 @@ class PostTrain(Stage):
 
     name = "post-train"
     artifact = "adapter"
-    code_version = 2
+    code_version = 3
 
-    def __init__(self, store: Store, config: PostTrainConfig, realpref: Version, scratch: Path) -> None:
+    def __init__(
+        self, store: Store, config: PostTrainConfig, realpref: Version, scratch: Path, scorer: Version | None = None
+    ) -> None:
         """Training on `realpref`.
 
         Args:
             scratch: a folder on the local disk for checkpoints; what is committed goes to the store.
+            scorer: a calibration of the configured judge.
         """
-        super().__init__(store, config, {"realpref": realpref})
+        super().__init__(store, config, {"realpref": realpref} | ({"scorer": scorer} if scorer else {}))
         self.config: PostTrainConfig = config
         self.scratch = scratch
 
     def fingerprints(self) -> dict[str, str]:
-        scorer = make_scorer(self.config.scorer)
-        return {"editor": weights_fingerprint(), "scorer": scorer.fingerprint}
+        scorer = make_scorer(self.config.scorer, calibration_of(self.inputs.get("scorer")))
+        return {"editor": weights_fingerprint(), **fingerprints_of(scorer)}
 
     def shards(self) -> list[Shard]:
         return [Shard("training", self.config.grpo.iterations, self.key)]
@@ -76,6 +80,7 @@ class PostTrain(Stage):
         return Job(
             store=self.store.url,
             realpref=str(self.inputs["realpref"]),
+            scorer=str(self.inputs["scorer"]) if "scorer" in self.inputs else None,
             config=self.config,
             folder=(self.scratch / self.key).absolute(),
         )

@@ -67,14 +67,23 @@ class ArtifactRef(BaseModel):
         return f"{self.artifact}@v{self.version}"
 
 
-def version_arguments(description: str | None, *artifacts: str) -> tuple[list[str], RunOptions]:
+def version_arguments(
+    description: str | None, *artifacts: str, by_scorer: bool = False
+) -> tuple[list[str], RunOptions]:
     """What the command line of a stage's flow says.
 
-    Returns: the versions that the flow reads, in this order, the latest where none is named; and how to run.
+    Args:
+        by_scorer: whether the flow may use a calibration of its judge.
+
+    Returns: the versions that the flow reads, in this order, the latest where none is named; then the calibration's
+        where there may be one, empty where none is named; and how to run.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in artifacts:
         parser.add_argument(name, nargs="?", default=f"{name}@latest", help="a version (%(default)s)")
+    if by_scorer:
+        artifacts = (*artifacts, "scorer")
+        parser.add_argument("--scorer", default="", help="a calibration of the judge, such as scorer@latest")
     add_run_options(parser)
     arguments = parser.parse_args()
     return [getattr(arguments, name) for name in artifacts], run_options(arguments)
@@ -118,6 +127,7 @@ def run_stage(stage: Stage, options: RunOptions) -> ArtifactRef:
                 retry_failed=options.retry_failed,
                 progress=progress,
                 expect=expect,
+                tell=get_run_logger().info,
                 each=each_of(options.workers.get(stage.name, Workers())),
                 flow_run_id=flow_run.id,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,17 +15,22 @@ from storage.records import Case, Edit, EditType, Score
 from storage.schemas import SCORES, from_table, to_table
 from storage.store import Store, Version
 from storage.work import ShardResult
+from tasks.calibration.score_map import IDENTITY
 from tasks.collection.coco import decode_mask
-from tasks.hp_scorer.catalogue import ScorerConfig, make_scorer
+from tasks.hp_scorer.calibration import calibration_of
+from tasks.hp_scorer.catalogue import fingerprints_of, make_scorer, rubrics_of
 from tasks.hp_scorer.contract import EditTriplet, Outcome, Scorer
+from tasks.hp_scorer.prices import forecast
+from tasks.hp_scorer.settings import MeasuredConfig, ScorerConfig
 from tasks.images import contact_sheet, decode
 from tasks.limits import Limit
-from tasks.rows import BATCH, Kind, Rows
+from tasks.rows import Kind, Rows
+from tasks.settings import passing
 from tasks.stage import GatedConfig, Progress, Result, Shard, Stage, check_rows, join_tables, sum_counts
 
 logger = logging.getLogger(__name__)
 
-ROWS = Kind("scores", "scores", Score, SCORES, "score_id", good=("outcome", Outcome.SCORED))
+ROWS = Kind("scores", "scores", Score, SCORES, "score_id", good=("outcome", Outcome.SCORED), maker="scorer")
 """A score that is missing is asked for again when its shard is worked on again."""
 LIMITS = {
     # More missing scores than this mean that the judge is broken, not a few pictures.
@@ -39,8 +44,8 @@ LIMITS = {
 class RateConfig(GatedConfig):
     """With which judge to rate."""
 
-    scorer: ScorerConfig = ScorerConfig()
-    limits: dict[str, Limit] = LIMITS
+    scorer: ScorerConfig = MeasuredConfig()
+    limits: dict[str, Limit] = passing(LIMITS, "Within which a version becomes `latest`.")
 
 
 class RateEdits(Stage):
@@ -48,23 +53,27 @@ class RateEdits(Stage):
 
     name = "rate-edits"
     artifact = "scores"
-    code_version = 3
+    code_version = 4
 
-    def __init__(self, store: Store, config: RateConfig, edits: Version) -> None:
-        """Scores of `edits`; the cases are those that the edits were made from."""
+    def __init__(self, store: Store, config: RateConfig, edits: Version, scorer: Version | None = None) -> None:
+        """Scores of `edits`; the cases are those that the edits were made from.
+
+        Args:
+            scorer: a calibration of the configured judge: its rubrics and maps are taken.
+        """
         cases = edits.manifest.parents["cases"]
-        super().__init__(store, config, {"edits": edits, "cases": store.version(cases.artifact, cases.version)})
+        inputs = {"edits": edits, "cases": store.version(cases.artifact, cases.version)}
+        super().__init__(store, config, inputs | ({"scorer": scorer} if scorer else {}))
         self.config: RateConfig = config
         self.split: str = edits.manifest.config["split"]
 
     @cached_property
     def scorer(self) -> Scorer:
         """Made on first use."""
-        return make_scorer(self.config.scorer)
+        return make_scorer(self.config.scorer, calibration_of(self.inputs.get("scorer")))
 
     def fingerprints(self) -> dict[str, str]:
-        by_type = {f"scorer of {edit_type}": self.scorer.fingerprint_of(edit_type) for edit_type in EditType}
-        return {"scorer": self.scorer.fingerprint, **by_type}
+        return fingerprints_of(self.scorer)
 
     @cached_property
     def rows(self) -> Rows[Score]:
@@ -78,7 +87,8 @@ class RateEdits(Stage):
         for i, (cases, edits) in enumerate(pairs):
             types = [EditType(cases.partition)] if cases.partition else list(EditType)
             # Only the judge's part for these edit types: another rubric elsewhere changes nothing here.
-            basis = [self.scorer.full_at, {edit_type: self.scorer.fingerprint_of(edit_type) for edit_type in types}]
+            of_types = {t: [self.scorer.fingerprint_of(t), self.scorer.map_of(t).fingerprint] for t in types}
+            basis = [self.scorer.full_at, of_types]
             shards.append(Shard(f"scores-{i:05d}", edits.rows or 0, basis, {"cases": cases, "edits": edits}))
         return shards
 
@@ -91,14 +101,14 @@ class RateEdits(Stage):
                 Score.id_of(edit.edited, case, self.scorer.fingerprint_of(case.edit_type), 0)
                 for case, edit in zip(cases, edits, strict=True)
             ],
-            lambda some: rate(self.scorer, [cases[i] for i in some], [edits[i] for i in some]),
+            lambda some: rate(self.scorer, cases, edits, some),
             progress,
             self.refresh,
         )
-        # A score is of an image: another edit may have come out as the same one.
+        # A score is of an image: another edit may have come out as the same one; and it may bear an older map.
         scores = [
-            replace(s, edit_id=edit.edit_id, full=s.score is not None and s.score >= self.scorer.full_at)
-            for s, edit in zip(filled.rows, edits, strict=True)
+            calibrated(replace(score, edit_id=edit.edit_id), self.scorer)
+            for score, edit in zip(filled.rows, edits, strict=True)
         ]
         file = self.store.add_table(to_table(scores, SCORES), shard.files["edits"].partition)
         # An edit that was never made is the editor's failure, not the judge's: asking again would not help.
@@ -111,6 +121,27 @@ class RateEdits(Stage):
             failed=filled.failed - rateable.count(False),
         )
 
+    def forecast(self, shards: Sequence[Shard]) -> Iterator[str]:
+        config = self.config.scorer
+        if config.kind == "measured":
+            return
+        wanted: Counter[EditType] = Counter()
+        known = 0
+        for shard in shards:
+            table = self.store.read_table(shard.files["edits"], ["edit_id", "edit_type"])
+            for edit_id, edit_type in zip(table["edit_id"].to_pylist(), table["edit_type"].to_pylist(), strict=True):
+                if not self.refresh and edit_id in self._rated:
+                    known += 1
+                else:
+                    wanted[EditType(edit_type)] += 1
+        rubrics = rubrics_of(config, calibration_of(self.inputs.get("scorer")))
+        yield from forecast(config, rubrics, wanted, known, self.rows.seconds_each()).lines()
+
+    @cached_property
+    def _rated(self) -> set[str]:
+        """The edits that earlier versions have a score of, by this judge."""
+        return self.rows.known_of("edit_id")
+
     def finish(self, results: Sequence[ShardResult]) -> Result:
         check_rows("scores of edits", self, results, ["scores"])
         counts = sum_counts(results)
@@ -118,7 +149,7 @@ class RateEdits(Stage):
         scored = sum(row["scored"] for row in sums.values())
         statistics = {
             "counts": counts["outcomes"],
-            "judge": self.config.scorer.model_dump(mode="json"),
+            "judge": self.config.scorer.deciding(),
             "per_edit_type": {
                 edit_type: {
                     "scored": row["scored"],
@@ -172,31 +203,54 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
-def rate(scorer: Scorer, cases: Sequence[Case], edits: Sequence[Edit], attempt: int = 0) -> list[Score]:
-    """Rate the edits of cases, row by row. An edit that failed ends as a typed failure like any other."""
-    scores: list[Score] = []
-    for start in range(0, len(edits), BATCH):
-        pairs = list(zip(cases[start : start + BATCH], edits[start : start + BATCH], strict=True))
-        for (case, edit), judgement in zip(
-            pairs, scorer.score([triplet_of(c, e) for c, e in pairs], attempt), strict=True
-        ):
-            fingerprint = scorer.fingerprint_of(case.edit_type)
-            scores.append(
-                Score(
-                    score_id=Score.id_of(edit.edited, case, fingerprint, attempt),
-                    edit_id=edit.edit_id,
-                    case_id=case.case_id,
-                    edit_type=case.edit_type,
-                    outcome=judgement.outcome,
-                    score=judgement.score,
-                    full=judgement.score is not None and judgement.score >= scorer.full_at,
-                    answers=dict(judgement.answers),
-                    raw_reply=judgement.raw_reply,
-                    scorer=fingerprint,
-                    attempt=attempt,
-                )
-            )
-    return scores
+def rate(
+    scorer: Scorer, cases: Sequence[Case], edits: Sequence[Edit], some: Sequence[int] | None = None, attempt: int = 0
+) -> Generator[tuple[int, Score], None, None]:
+    """Rate the edits of cases; scores come with their position, as the judge gives them.
+
+    An edit that failed ends as a typed failure like any other.
+
+    Args:
+        some: the positions to rate; none: all.
+    """
+    chosen = range(len(edits)) if some is None else some
+    triplets = (triplet_of(cases[position], edits[position]) for position in chosen)
+    who = scorer.who
+    for number, judgement in scorer.judgements(triplets, attempt):
+        case, edit = cases[chosen[number]], edits[chosen[number]]
+        fingerprint = scorer.fingerprint_of(case.edit_type)
+        score = Score(
+            score_id=Score.id_of(edit.edited, case, fingerprint, attempt),
+            edit_id=edit.edit_id,
+            case_id=case.case_id,
+            edit_type=case.edit_type,
+            outcome=judgement.outcome,
+            score=judgement.score,
+            full=False,
+            answers=dict(judgement.answers),
+            raw_reply=judgement.raw_reply,
+            scorer=fingerprint,
+            attempt=attempt,
+            raw_score=judgement.raw_score,
+            digit_mass=judgement.digit_mass,
+            spread=judgement.spread,
+            judge=who.model,
+            revision=who.revision,
+            model=judgement.model,
+            parameters=who.parameters,
+        )
+        yield chosen[number], calibrated(score, scorer)
+
+
+def calibrated(score: Score, scorer: Scorer) -> Score:
+    """A row with its score on people's scale; whether it is full is the judge's own matter."""
+    if score.raw is None:
+        return score
+    full, score_map = score.raw >= scorer.full_at, scorer.map_of(score.edit_type)
+    if score_map == IDENTITY:
+        return replace(score, score=score.raw, raw_score=None, score_map="", full=full)
+    mapped = score_map(score.raw)
+    return replace(score, score=mapped, raw_score=score.raw, score_map=score_map.fingerprint, full=full)
 
 
 def triplet_of(case: Case, edit: Edit) -> EditTriplet:

@@ -7,26 +7,26 @@ bears it need not be made twice, wherever it lies; unless it lies in a version t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.manifest import DataFile
 from storage.schemas import Record, from_table, to_table
-from storage.store import Store
+from storage.store import Store, Version
 from storage.work import Journal
 from tasks.limits import only_missing
 
 logger = logging.getLogger(__name__)
 
-BATCH = 64
-"""Rows that are made between two looks at the progress."""
 JOURNAL_SECONDS = 30.0
 """A killed run loses at most the rows of about this long."""
 LOOK_BACK = 5
@@ -44,6 +44,8 @@ class Kind(Generic[Record]):
     id_column: str
     good: tuple[str, str]
     """Column and value of the rows that need not be tried again."""
+    maker: str
+    """Column with the fingerprint of the model or judge."""
 
     def id_of(self, row: Record) -> str:
         """A row's identifier."""
@@ -79,17 +81,19 @@ class Rows(Generic[Record]):
         self,
         shard_key: str,
         identifiers: Sequence[str],
-        make: Callable[[Sequence[int]], Sequence[Record]],
+        make: Callable[[Sequence[int]], Generator[tuple[int, Record], None, None]],
         progress: Callable[[int], None],
         refresh: bool = False,
+        more_to_come: bool = False,
     ) -> Filled[Record]:
         """Every row of a shard, in order.
 
         Args:
             shard_key: names the shard's journal.
             identifiers: of the rows wanted.
-            make: makes the rows at some positions; called with up to `BATCH` of them.
+            make: makes the rows at some positions and gives each with its position, as they come.
             refresh: make all of them again.
+            more_to_come: the shard is not finished with these, so they are noted at once.
         """
         journal = Journal(self._store, self._stage, shard_key)
         rows: dict[str, Record] = {}
@@ -99,19 +103,27 @@ class Rows(Generic[Record]):
             for part in journal.parts():
                 rows |= self._good(from_table(self._store.read_table(part), self._kind.record))
             rows |= self._take([i for i in identifiers if i not in rows])
-        todo = [number for number, identifier in enumerate(identifiers) if identifier not in rows]
+        # Of equal identifiers one is made.
+        first = {identifier: number for number, identifier in reversed(list(enumerate(identifiers)))}
+        todo = sorted(number for identifier, number in first.items() if identifier not in rows)
         progress(len(identifiers) - len(todo))
         unnoted: list[Record] = []
         noted_at = time.monotonic()
-        for start in range(0, len(todo), BATCH):
-            some = todo[start : start + BATCH]
-            made = make(some)
-            rows |= {identifiers[number]: row for number, row in zip(some, made, strict=True)}
-            unnoted += made
-            if time.monotonic() - noted_at > JOURNAL_SECONDS:
+        try:
+            with contextlib.closing(make(todo)) as making:
+                for number, row in making:
+                    rows[identifiers[number]] = row
+                    unnoted.append(row)
+                    if time.monotonic() - noted_at > JOURNAL_SECONDS:
+                        journal.add(self._store.add_table(to_table(unnoted, self._kind.schema)))
+                        unnoted, noted_at = [], time.monotonic()
+                    progress(1)
+        except BaseException:
+            more_to_come = True  # what was made is not lost with what failed
+            raise
+        finally:
+            if more_to_come and unnoted:
                 journal.add(self._store.add_table(to_table(unnoted, self._kind.schema)))
-                unnoted, noted_at = [], time.monotonic()
-            progress(len(some))
         filled = [rows[identifier] for identifier in identifiers]
         return Filled(filled, todo, sum(not self._kind.is_good(row) for row in filled))
 
@@ -135,6 +147,24 @@ class Rows(Generic[Record]):
             rows |= self._good(from_table(table.take(numbers), self._kind.record))
         return rows
 
+    def known_of(self, column: str) -> set[str]:
+        """The values of a column in the good rows of earlier versions, made by one of these models or judges."""
+        found: set[str] = set()
+        good, value = self._kind.good
+        for file in self._files():
+            with contextlib.suppress(OSError):  # as in `_rows_of`
+                table = self._store.read_table(file, [column, good, self._kind.maker])
+                rows = table.filter(pc.is_in(table[self._kind.maker], pa.array(self._fingerprints)))
+                found |= set(rows.filter(pc.equal(rows[good], value))[column].to_pylist())
+        return found
+
+    def seconds_each(self) -> float | None:
+        """How long a row took when one was last made; None where none ever was."""
+        for version in self._versions():
+            if version.ref.done:
+                return version.ref.seconds / version.ref.done
+        return None
+
     def _known(self) -> dict[str, tuple[DataFile, int] | None]:
         """Where each row lies, read on first use: identifiers only, no images.
 
@@ -142,24 +172,30 @@ class Rows(Generic[Record]):
         """
         with self._lock:
             if self._index is None:
-                files: dict[DataFile, None] = {}
-                looked = 0
-                rejections = self._store.rejections(self._kind.artifact)
-                for version in reversed(self._store.versions(self._kind.artifact)):
-                    if looked == LOOK_BACK:
-                        break
-                    rejection = rejections.get(version.number)
-                    if rejection and not only_missing(rejection.reasons):
-                        continue  # what is in it is in doubt
-                    if self._fingerprints & set(version.manifest.fingerprints.values()):
-                        files |= dict.fromkeys(version.files(self._kind.table))
-                        looked += 1
                 self._index = {}
                 with ThreadPoolExecutor(8) as pool:
-                    for found in pool.map(self._rows_of, files):
+                    for found in pool.map(self._rows_of, self._files()):
                         # Newer versions come first and win.
                         self._index = found | self._index
             return self._index
+
+    def _versions(self) -> Iterator[Version]:
+        """Earlier versions made by one of these models or judges, newest first."""
+        rejections = self._store.rejections(self._kind.artifact)
+        looked = 0
+        for version in reversed(self._store.versions(self._kind.artifact)):
+            if looked == LOOK_BACK:
+                return
+            rejection = rejections.get(version.number)
+            if rejection and not only_missing(rejection.reasons):
+                continue  # what is in it is in doubt
+            if self._fingerprints & set(version.manifest.fingerprints.values()):
+                looked += 1
+                yield version
+
+    def _files(self) -> list[DataFile]:
+        """Their files, each once."""
+        return list(dict.fromkeys(file for v in self._versions() for file in v.files(self._kind.table)))
 
     def _rows_of(self, file: DataFile) -> dict[str, tuple[DataFile, int] | None]:
         column, value = self._kind.good

@@ -18,8 +18,10 @@ from storage.work import ShardResult
 from tasks.edit_baseline import edit_cases
 from tasks.editing.catalogue import EditorConfig, fingerprint_of_editor, make_editor
 from tasks.editing.interface import Editor
-from tasks.hp_scorer.catalogue import ScorerConfig, make_scorer
+from tasks.hp_scorer.calibration import calibration_of
+from tasks.hp_scorer.catalogue import fingerprints_of, make_scorer
 from tasks.hp_scorer.contract import Scorer
+from tasks.hp_scorer.settings import MeasuredConfig, ScorerConfig
 from tasks.images import contact_sheet, decode
 from tasks.rate_edits import rate
 from tasks.stage import Progress, Result, Shard, Stage, StageConfig, check_coverage, join_tables
@@ -42,7 +44,7 @@ class BenchmarkConfig(StageConfig):
 
     editor: EditorConfig = EditorConfig()
     """The baseline; the post-trained editor is the same with the adapter."""
-    scorer: ScorerConfig = ScorerConfig()
+    scorer: ScorerConfig = MeasuredConfig()
     referee: bool = Field(True, description="miniature only: also ask the referee, who sees the clean target.")
     seed: int = Field(0, description="Of the noise; both editors start from the same.")
 
@@ -52,11 +54,17 @@ class RunBenchmark(Stage):
 
     name = "benchmark"
     artifact = "benchmark"
-    code_version = 3
+    code_version = 4
 
-    def __init__(self, store: Store, config: BenchmarkConfig, cases: Version, adapter: Version) -> None:
-        """A comparison on the bench split of `cases`."""
-        super().__init__(store, config, {"cases": cases, "adapter": adapter})
+    def __init__(
+        self, store: Store, config: BenchmarkConfig, cases: Version, adapter: Version, scorer: Version | None = None
+    ) -> None:
+        """A comparison on the bench split of `cases`.
+
+        Args:
+            scorer: a calibration of the configured judge.
+        """
+        super().__init__(store, config, {"cases": cases, "adapter": adapter} | ({"scorer": scorer} if scorer else {}))
         self.config: BenchmarkConfig = config
         _check_unseen(cases, adapter)
 
@@ -73,12 +81,12 @@ class RunBenchmark(Stage):
     @cached_property
     def scorer(self) -> Scorer:
         """Made on first use."""
-        return make_scorer(self.config.scorer)
+        return make_scorer(self.config.scorer, calibration_of(self.inputs.get("scorer")))
 
     def fingerprints(self) -> dict[str, str]:
         configs = self._editor_configs.items()
         editors = {model: fingerprint_of_editor(config, self.store) for model, config in configs}
-        return {**editors, "scorer": self.scorer.fingerprint}
+        return {**editors, **fingerprints_of(self.scorer)}
 
     def shards(self) -> list[Shard]:
         files = self.inputs["cases"].files("bench")
@@ -95,10 +103,10 @@ class RunBenchmark(Stage):
         ]
         referee = _referee() if self.config.referee else None
         for model, editor in self.editors.items():
-            edits = edit_cases(editor, cases, self.config.seed, progress)
-            scores = rate(self.scorer, cases, edits)
-            for row, case, edit, score in zip(rows, cases, edits, scores, strict=True):
-                row |= _columns(model, case, edit, score, referee)
+            edits = list(edit_cases(editor, cases, self.config.seed))
+            for position, score in rate(self.scorer, cases, edits):
+                rows[position] |= _columns(model, cases[position], edits[position], score, referee)
+                progress(1)
         samples = self.store.add_table(pa.Table.from_pylist(rows, schema=SAMPLES), file.partition)
         return ShardResult(tables={"samples": (samples,)}, done=len(self.editors) * len(rows))
 

@@ -10,18 +10,17 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
-
-from pydantic import BaseModel, ConfigDict
 
 from storage.manifest import DataFile, Manifest
 from storage.records import canonical_json, identity
 from storage.store import LATEST, REJECTED, Store, Version, VersionNotFoundError
 from storage.work import Finished, Journal, ShardResult
 from tasks.limits import ROWS, Limit, broken_limits, only_missing
+from tasks.settings import Settings, passing
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +30,14 @@ Progress = Callable[[int], None]
 """Called with the number of items that were just finished."""
 
 
-class StageConfig(BaseModel):
-    """What decides a stage's result, besides its inputs. Unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class StageConfig(Settings):
+    """What decides a stage's result, besides its inputs."""
 
 
 class GatedConfig(StageConfig):
     """A configuration with limits. They decide whether a version becomes `latest`, not what is in it."""
 
-    limits: dict[str, Limit] = {}
+    limits: dict[str, Limit] = passing({}, "Within which a version becomes `latest`.")
 
 
 @dataclass(frozen=True)
@@ -108,6 +105,10 @@ class Stage(ABC):
     def work(self, shard: Shard, progress: Progress) -> ShardResult:
         """Do one part. May be called again after a crash; writes only through `store.add_*`."""
 
+    def forecast(self, shards: Sequence[Shard]) -> Iterator[str]:
+        """What working on some shards would cost, told before it begins; nothing by default."""
+        return iter(())
+
     def forget(self) -> None:  # noqa: B027 - most stages leave nothing
         """Drop what earlier work left outside of the store, since the work is to be done again; nothing by default."""
 
@@ -122,7 +123,7 @@ class Stage(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """The part of the configuration that decides the result."""
-        return self.config.model_dump(mode="json", exclude={"limits"})
+        return self.config.deciding()
 
     @cached_property
     def key(self) -> str:
@@ -182,6 +183,7 @@ def execute(
     retry_failed: bool = False,
     progress: Progress = lambda count: None,
     expect: Callable[[int], None] = lambda total: None,
+    tell: Callable[[str], None] = lambda line: None,
     each: Each = one_after_another,
     flow_run_id: str | None = None,
 ) -> StageRun:
@@ -194,6 +196,7 @@ def execute(
         refresh: do all of the work again.
         retry_failed: work once more on shards in which something failed.
         expect: told how many items there are, before the first.
+        tell: told what the work will cost, before it begins.
         each: works on the shards.
         flow_run_id: recorded beside the version, outside of its content.
 
@@ -220,6 +223,8 @@ def execute(
     if found and not rejected and not todo:
         return _stands(stage, found, before)  # nothing had failed
     progress(sum(shard.num_items for key, shard in zip(keys, shards, strict=True) if key in known))
+    for line in stage.forecast(list(todo.values())) if todo else ():
+        tell(line)
     made = dict(zip(todo, each(stage, list(todo.values()), progress), strict=True))
     there = {**known, **made}
     results, done = [there[key] for key in keys], sum(result.done for result in made.values())

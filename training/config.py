@@ -54,8 +54,6 @@ class FlowGrpoConfig:
     kl_weight: float
     """Of the exact KL to the reference, the editor without adapter."""
     learning_rate: float
-    full_at: float = 5.0
-    """Scores from here on count as full in the metrics; the judge's own threshold."""
     advantage_limit: float = 5.0
     reward_slope: float = REWARD_SLOPE
     reward_shift: float = REWARD_SHIFT

@@ -29,6 +29,8 @@ class TrainingCase:
     source: Pixels
     instruction: str
     edit_type: str
+    full_at: float = 5.0
+    """Scores from here on count as full in the metrics; the judge's own threshold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,13 +145,14 @@ def _iterate(
         for averaged, parameter in zip(average, parameters, strict=True):
             averaged.lerp_(parameter.detach(), 1 - config.ema_decay)
         updates.append((*update, float(norm)))
-    scored = scores_B[~scores_B.isnan()]
+    full_at_B = torch.tensor([case.full_at for case in picked]).repeat_interleave(config.group_size)
+    scored_B = ~scores_B.isnan()
     clipped, kl, deviation, norms = zip(*updates, strict=True) if updates else ((0.0,),) * 4
     return Metrics(
         iteration=iteration,
-        score=float(scored.mean()),
+        score=float(scores_B[scored_B].mean()),
         reward=float(rewards_PG.nanmean()),
-        full_share=float((scored >= config.full_at).float().mean()),
+        full_share=float((scores_B >= full_at_B)[scored_B].float().mean()),
         no_signal_share=float((~signal_P).float().mean()),
         missing=int(scores_B.isnan().sum()),
         clipped_share=sum(clipped) / len(clipped),

@@ -32,15 +32,15 @@ def decide(score: Score, edit_failure: str, drop_full: bool = True, full_at: flo
 
     Args:
         drop_full: the paper's filter; without it everything that was scored is kept (the paper's "BaseData").
-        full_at: the lowest full score; None: what the judge called full when it rated.
+        full_at: the lowest full score on the judge's own scale; None: what the judge called full when it rated.
 
     Source: HP-Edit, RealPref-50K.
     """
     if edit_failure:
         return Decision(Dropped.NO_EDIT, edit_failure)
-    if score.score is None:
+    if score.raw is None:
         return Decision(Dropped.NO_SCORE, score.outcome)
-    if drop_full and (score.full if full_at is None else score.score >= full_at):
+    if drop_full and (score.full if full_at is None else score.raw >= full_at):
         return Decision(Dropped.FULL_SCORE)
     return Decision(None)
 

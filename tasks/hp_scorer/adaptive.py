@@ -21,13 +21,17 @@ class AdaptiveLimit:
     is one queue, and an idle slot costs more than a refused request.
     """
 
-    def __init__(self, most: int) -> None:
-        """A limit of up to `most`."""
+    def __init__(self, most: int, first: float | None = None) -> None:
+        """A limit of up to `most`.
+
+        Args:
+            first: where it begins, such as where an earlier one ended.
+        """
         if most < 1:
             raise ValueError(f"at most {most} requests at a time: at least one is needed")
         self.most = most
-        self.limit = float(min(most, _FIRST))
-        self._doubling = True
+        self.limit = float(min(most, first or _FIRST))
+        self._doubling = first is None
         self._under_way = 0
         self._lowered = 0
         self._free = asyncio.Condition()

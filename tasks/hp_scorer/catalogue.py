@@ -1,39 +1,69 @@
-"""Which judges there are, and how each is made from its settings."""
+"""A judge from its settings and its calibration."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
 
-from pydantic import Field
-
+from storage.records import EditType
+from tasks.calibration.score_map import IDENTITY
+from tasks.hp_scorer.calibration import CalibratedScorer, Calibration
 from tasks.hp_scorer.contract import Scorer
-from tasks.hp_scorer.measured import NOISE, MeasuredScorer
-from tasks.stage import StageConfig
+from tasks.hp_scorer.rubric import Rubric, generic_rubric, rubric_of
+from tasks.hp_scorer.settings import MeasuredConfig, ScorerConfig, VlmConfig
 
 
-class ScorerConfig(StageConfig):
-    """Which judge, and how it answers."""
+def make_scorer(config: ScorerConfig, calibration: Calibration | None = None) -> Scorer:
+    """Make a judge. Nothing heavy is loaded before it is asked.
 
-    kind: Literal["measured"] = Field("measured", description="The stand-in judge that measures pixels; not HP-Scorer.")
-    knows: Literal["sprites", "nothing"] = Field(
-        "sprites", description="Which objects the stand-in recognises: those of the miniature world, or none."
-    )
-    generic: bool = Field(False, description="One set of questions for all edit types (the paper's Base-Scorer).")
-    mode: Literal["integer", "continuous"] = Field("integer", description="Whole points, as in the paper, or not.")
-    full_at: float = Field(4.5, description="continuous: the lowest score that counts as full.")
-    noise: float = Field(NOISE, ge=0, description="Standard deviation of the stand-in's own inaccuracy, in points.")
+    Args:
+        calibration: rubrics and maps; none: the rubrics of the files, and the judge's own scale.
+
+    Raises: ValueError where another judge was calibrated.
+    """
+    if calibration is not None:
+        calibration.check(config)
+    scorer: Scorer
+    if config.kind == "measured":
+        scorer = _measured(config, calibration)
+    else:
+        from tasks.hp_scorer.vlm_scorer import VlmScorer
+
+        scorer = VlmScorer(config, rubrics_of(config, calibration))
+    return scorer if calibration is None else CalibratedScorer(scorer, calibration.maps)
 
 
-def make_scorer(config: ScorerConfig) -> Scorer:
-    """Make a judge."""
+def rubrics_of(config: VlmConfig, calibration: Calibration | None = None) -> Mapping[EditType, Rubric]:
+    """What a judge is told, by edit type."""
+    if calibration is not None:
+        return calibration.rubrics
+    return {edit_type: generic_rubric() if config.generic else rubric_of(edit_type) for edit_type in EditType}
+
+
+def fingerprints_of(scorer: Scorer) -> dict[str, str]:
+    """What a stage that uses a judge tells of it: what its scores depend on, and apart from it the map."""
+    by_type = {f"scorer of {edit_type}": scorer.fingerprint_of(edit_type) for edit_type in EditType}
+    maps = {edit_type: scorer.map_of(edit_type) for edit_type in EditType}
+    of_maps = {f"map of {edit_type}": one.fingerprint for edit_type, one in maps.items() if one != IDENTITY}
+    return {"scorer": scorer.fingerprint, **by_type, **of_maps}
+
+
+def _measured(config: MeasuredConfig, calibration: Calibration | None) -> Scorer:
+    from tasks.hp_scorer.measured import MeasuredScorer
+    from tasks.hp_scorer.question_bank import answerable
+
     recogniser = None
     if config.knows == "sprites":
         from tasks.miniature.recogniser import SpriteRecogniser
 
         recogniser = SpriteRecogniser()
+    asked = None
+    if calibration is not None:
+        asked = {t: answerable(t, calibration.rubrics[t].questions) for t in EditType}
+    elif config.generic:
+        asked = dict.fromkeys(EditType, ())
     return MeasuredScorer(
         recogniser=recogniser,
-        generic=config.generic,
+        asked=asked,
         integer=config.mode == "integer",
         full_at=config.full_at,
         noise=config.noise,

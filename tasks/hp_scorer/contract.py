@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.records import EditType, Request
+from tasks.calibration.score_map import IDENTITY, ScoreMap
 
 BEST = 5.0
 """Full score: the instruction is fully followed, with high quality. 3: basically followed; 0: failed."""
@@ -57,6 +58,19 @@ class Judgement:
     """The answer to each question of the rubric, in [0, 1]."""
     raw_reply: str = ""
     """What the judge said, or the error, kept for audit."""
+    digit_mass: float | None = None
+    """logit modes: the probability that the judge was about to give a digit at all."""
+    spread: float | None = None
+    """Standard deviation of the score: over the digit's probabilities, or over repeats."""
+    model: str = ""
+    """As the server calls the model that answered: an alias may come to mean another one."""
+    raw_score: float | None = None
+    """Before calibration; None where it is the same as the score."""
+
+    @property
+    def raw(self) -> float | None:
+        """The judge's own score."""
+        return self.score if self.raw_score is None else self.raw_score
 
     def __post_init__(self) -> None:
         scored = self.outcome is Outcome.SCORED
@@ -66,12 +80,25 @@ class Judgement:
             raise ValueError(f"score {self.score} outside [0, {BEST}]")
 
 
+@dataclass(frozen=True, slots=True)
+class WhoJudges:
+    """Stands on every row."""
+
+    model: str
+    revision: str
+    parameters: Mapping[str, Any]
+    """Everything else that was set: mode, image size, decoding."""
+
+
 class Scorer(Protocol):
-    """A judge of edits, pinned: two scorers with one fingerprint give the same scores."""
+    """A judge of edits, pinned: two scorers with one fingerprint give the same raw scores."""
+
+    @property
+    def who(self) -> WhoJudges: ...
 
     @property
     def full_at(self) -> float:
-        """The lowest score that counts as full: 5 in integer mode."""
+        """The lowest raw score that counts as full: 5 in integer mode."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -79,5 +106,18 @@ class Scorer(Protocol):
     def fingerprint_of(self, edit_type: EditType) -> str:
         """The part of the fingerprint that one edit type depends on: a new rubric re-rates its edit type alone."""
 
+    def map_of(self, edit_type: EditType) -> ScoreMap:
+        """From raw scores to people's; apart from the fingerprints, so that a new map re-rates nothing."""
+        return IDENTITY
+
+    def judgements(self, triplets: Iterable[EditTriplet], attempt: int = 0) -> Iterator[tuple[int, Judgement]]:
+        """One judgement per triplet with its position, as they come, in any order.
+
+        Triplets are taken as they are needed, so that not all images are in memory. Never raises for a bad image or a
+        failed call, but for a judge that cannot be used at all.
+        """
+
     def score(self, triplets: Sequence[EditTriplet], attempt: int = 0) -> list[Judgement]:
-        """One judgement per triplet, in order; never raises for a bad image or a failed call."""
+        """One judgement per triplet, in order."""
+        found = dict(self.judgements(triplets, attempt))
+        return [found[position] for position in range(len(triplets))]

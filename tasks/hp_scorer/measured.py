@@ -7,42 +7,41 @@ stand, speaks the same contract, and lets the whole pipeline run without a model
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 
 from storage.records import EditType, identity
-from tasks.hp_scorer.case import Case, Recogniser, Sighting
-from tasks.hp_scorer.contract import BEST, EditTriplet, Judgement, Outcome
+from tasks.hp_scorer.case import Case, Recogniser
+from tasks.hp_scorer.contract import BEST, EditTriplet, Judgement, Outcome, Scorer, WhoJudges
 from tasks.hp_scorer.measurements import Measured
 from tasks.hp_scorer.questions import GENERIC, QUESTIONS, Question
+from tasks.hp_scorer.settings import NOISE
 
 LARGEST_SIDE = 256
 """Larger pictures are measured at this size: it bounds the cost, and grain of single pixels is not what people see."""
-NOISE = 0.05
-"""Standard deviation of the judge's own inaccuracy, in points; drawn from the content, so a repeat says the same.
-
-Small against a whole point, and against the differences within a training group (0.1 to 0.75 points): a group whose
-samples differ by less than the noise would be trained on noise, since its advantages are scaled to unit spread.
-"""
+REVISION = "measured-2"
 
 
 @dataclass(frozen=True)
-class MeasuredScorer:
+class MeasuredScorer(Scorer):
     """The stand-in judge, see `Scorer`.
 
     Attributes:
         recogniser: knows what objects look like; None for photographs, where additions and swaps are judged by the
             change alone.
-        generic: one set of questions for all edit types (the paper's Base-Scorer) instead of one per type.
+        asked: the questions of each edit type; none: what it would be asked if nothing were calibrated, all that it
+            knows. It answers the general ones (the paper's Base-Scorer) where it is not asked about whether the
+            instruction was followed, or not about how well.
         integer: whole points, as in the paper; else continuous.
         full_at: the lowest full score in continuous mode.
     """
 
     recogniser: Recogniser | None = None
-    generic: bool = False
+    asked: Mapping[EditType, Sequence[Question]] | None = None
     integer: bool = True
     full_at: float = 4.5
     noise: float = NOISE
@@ -52,9 +51,9 @@ class MeasuredScorer:
             object.__setattr__(self, "full_at", BEST)
 
     @property
-    def name(self) -> str:
-        """What reports call it."""
-        return "stand-in judge (generic)" if self.generic else "stand-in judge"
+    def who(self) -> WhoJudges:
+        parameters = {"integer": self.integer, "full_at": self.full_at, "noise": self.noise}
+        return WhoJudges("stand-in judge", REVISION, parameters)
 
     @property
     def fingerprint(self) -> str:
@@ -63,25 +62,28 @@ class MeasuredScorer:
     def fingerprint_of(self, edit_type: EditType) -> str:
         rubric = [[q.name, q.measure.__name__, q.good, q.bad, q.follows] for q in self._questions(edit_type)]
         recogniser = self.recogniser.fingerprint if self.recogniser else None
-        settings = ["measured-2", recogniser, self.integer, self.full_at, self.noise, LARGEST_SIDE]
+        settings = [REVISION, recogniser, self.integer, self.full_at, self.noise, LARGEST_SIDE]
         return identity(settings, rubric)
 
-    def score(self, triplets: Sequence[EditTriplet], attempt: int = 0) -> list[Judgement]:
-        return [self._judge(triplet, attempt) for triplet in triplets]
+    def judgements(self, triplets: Iterable[EditTriplet], attempt: int = 0) -> Iterator[tuple[int, Judgement]]:
+        return ((position, self._judge(triplet, attempt)) for position, triplet in enumerate(triplets))
 
     def _questions(self, edit_type: EditType) -> tuple[Question, ...]:
-        return GENERIC if self.generic else QUESTIONS[edit_type]
+        asked = tuple((QUESTIONS if self.asked is None else self.asked)[edit_type])
+        lacking = {True, False} - {question.follows for question in asked}
+        return asked + tuple(question for question in GENERIC if question.follows in lacking)
 
     def _judge(self, triplet: EditTriplet, attempt: int) -> Judgement:
         if triplet.edited is None:
             return Judgement(outcome=Outcome.IMAGE_ERROR, score=None, raw_reply="the edited image could not be read")
         if not triplet.mask.any():
             return Judgement(outcome=Outcome.IMAGE_ERROR, score=None, raw_reply="the source's mask is empty")
-        seen = _to_measure(triplet)
-        case = Case(triplet, seen, self._look_for_object(triplet, seen))
+        key = identity(triplet.edited.tobytes(), triplet.case_id, attempt)
+        # All that is measured: probes change the source or the request under the case's name.
+        look = identity(key, triplet.source.tobytes(), triplet.mask.tobytes(), triplet.request.to_dict())
+        case = _case_of(_Shown(look, self.recogniser.fingerprint if self.recogniser else "", triplet, self.recogniser))
         answers = {q.name: q.answer(case) for q in self._questions(triplet.edit_type)}
         score = combine(self._questions(triplet.edit_type), answers)
-        key = identity(triplet.edited.tobytes(), triplet.case_id, attempt)
         score += self.noise * float(np.random.default_rng(int(key, 16)).standard_normal())
         score = min(max(score, 0.0), BEST)
         if self.integer:
@@ -89,11 +91,25 @@ class MeasuredScorer:
         reply = "; ".join(f"{name} {answer:.2f}" for name, answer in answers.items())
         return Judgement(outcome=Outcome.SCORED, score=score, answers=answers, raw_reply=reply)
 
-    def _look_for_object(self, triplet: EditTriplet, seen: Measured) -> Sighting | None:
-        request = triplet.request
-        if self.recogniser is None or request.new_category is None:
-            return None
-        return self.recogniser.look(seen, triplet.edit_type, request)
+
+@dataclass(frozen=True)
+class _Shown:
+    """A triplet and who looks at it, known by their names."""
+
+    key: str
+    by: str
+    triplet: EditTriplet = field(compare=False)
+    recogniser: Recogniser | None = field(compare=False)
+
+
+@lru_cache(maxsize=128)
+def _case_of(shown: _Shown) -> Case:
+    """The measurements of a triplet; a calibration asks about the same ones again and again."""
+    triplet, recogniser = shown.triplet, shown.recogniser
+    seen, request = _to_measure(triplet), triplet.request
+    if recogniser is None or request.new_category is None:
+        return Case(triplet, seen, None)
+    return Case(triplet, seen, recogniser.look(seen, triplet.edit_type, request))
 
 
 def combine(questions: Sequence[Question], answers: dict[str, float]) -> float:

@@ -6,17 +6,18 @@ import asyncio
 import json
 import math
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 import openai
 from openai import AsyncOpenAI
-from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.hp_scorer.adaptive import AdaptiveLimit
 from tasks.hp_scorer.contract import Outcome
-from tasks.hp_scorer.prompts import Mode, Prompt
+from tasks.hp_scorer.judge import Answer, JudgeError, SpendingCapError, Spent
+from tasks.hp_scorer.prices import CallTokens, price_of
+from tasks.hp_scorer.prompts import Prompt
+from tasks.hp_scorer.settings import Mode, ServerSettings
 
 _TOP = 20
 """Alternatives asked for per token: the most that the protocol allows."""
@@ -24,102 +25,94 @@ _FILTER_CODES = ("content_filter", "content_policy_violation", "moderation_block
 _IMAGE_CODES = ("invalid_image", "image_parse_error", "invalid_image_format", "image_too_large", "invalid_image_url")
 
 
-class JudgeError(RuntimeError):
-    """The judge cannot be used as it is set up: nothing that asking again would help."""
-
-
 class GarbledError(ValueError):
     """A response that is not of the protocol's form."""
 
 
+_UNKNOWN_CALL = CallTokens(prompt=4000, completion=700)
+"""What a call is taken to cost before the first answer: rather too much."""
 _PASSING = (openai.APIError, json.JSONDecodeError, GarbledError)
 """What may pass by itself: 5xx, cut connections, answers of no form. Errors of a request's own are caught before."""
-
-
-class ServerSettings(BaseModel):
-    """Which server and model, and how it is asked. The key comes by the environment, `OPENAI_API_KEY`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base_url: str | None = Field(None, description="None: OPENAI_BASE_URL, or OpenAI's own.")
-    model: str
-    revision: str = Field("", description="Of an open model's weights; recorded, since servers do not tell.")
-    temperature: float = Field(0.0, ge=0)
-    seed: int | None = 0
-    max_tokens: int = Field(700, ge=1, description="For answers, reason and score; a digit takes one.")
-    token_field: str = Field("max_completion_tokens", description="Or max_tokens, for older servers.")
-    extra_body: dict[str, Any] = Field({}, description="Sent along, such as a model's own sampling parameters.")
-    timeout_seconds: float = Field(120.0, gt=0, description="Of one request.")
-    tries: int = Field(6, ge=1, description="Of one request, the first included.")
-    concurrency: int = Field(32, ge=1, description="Requests under way at most; fewer where the server says 429.")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back for one prompt."""
-
-    outcome: Outcome
-    """SCORED: there is a reply to read, which may still turn out to be unreadable."""
-    text: str = ""
-    tokens: Sequence[tuple[str, Mapping[str, float]]] = ()
-    """Each token of the reply with the log-probabilities of its alternatives; empty where the server gave none."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    tries: int = 1
-
-
-@dataclass
-class Spent:
-    """What a judge was asked so far."""
-
-    requests: int = 0
-    answers: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    refused_for_rate: int = 0
-    retries: int = 0
-    models: set[str] = field(default_factory=set)
-    """As the server calls itself: an alias may come to mean another model."""
 
 
 class OpenAIJudge:
     """A client of one server; `ask_all` is the only way in, so that the bound holds over everything."""
 
-    def __init__(self, settings: ServerSettings, client: AsyncOpenAI | None = None) -> None:
+    def __init__(self, settings: ServerSettings, spent: Spent | None = None, client: AsyncOpenAI | None = None) -> None:
         """A judge.
 
         Args:
+            spent: what was spent before and counts towards the cap; goes on from there.
             client: made from the settings where None; its own retries must be off.
+
+        Raises: JudgeError for a spending cap on a model whose price nobody knows.
         """
         self.settings = settings
-        self.spent = Spent()
+        self.spent = spent or Spent()
+        self._price = price_of(settings)
+        if settings.spend_at_most is not None and self._price is None:
+            raise JudgeError(f"{settings.model}: spend_at_most is set, but no price is known: set judge.price")
+        self._under_way = 0
         self._client = client or AsyncOpenAI(
             base_url=settings.base_url, timeout=settings.timeout_seconds, max_retries=0
         )
-        self._limit = AdaptiveLimit(settings.concurrency)
+        self._limit = AdaptiveLimit(settings.concurrency, self.spent.limit)
         self._random = random.Random(0)
 
-    async def ask_all(self, prompts: Sequence[Prompt]) -> AsyncIterator[tuple[int, Answer]]:
+    async def ask_all(self, prompts: Iterable[Prompt]) -> AsyncIterator[tuple[int, Answer]]:
         """Ask all prompts; answers come with their number as they arrive, in any order.
 
-        Every prompt gets exactly one answer. Raises: JudgeError, and cancels what is under way, where the judge cannot
-        be used at all.
+        Prompts are taken as they are needed, in a thread. Every prompt gets exactly one answer. Raises: JudgeError
+        where the judge cannot be used at all, cancelling what is under way; SpendingCapError once everything under way
+        has been answered.
         """
-        waiting = [asyncio.ensure_future(self._ask_numbered(number, prompt)) for number, prompt in enumerate(prompts)]
+        numbered = enumerate(prompts)
+        taking = asyncio.Lock()
+        answers: asyncio.Queue[tuple[int, Answer] | None] = asyncio.Queue()
+
+        async def work() -> None:
+            while True:
+                async with taking:
+                    if (one := await asyncio.to_thread(next, numbered, None)) is None:
+                        return
+                    self._check_cap()
+                    self._under_way += 1
+                answers.put_nowait((one[0], await self._ask(one[1])))
+                self._under_way -= 1
+
+        async def work_all() -> None:
+            try:
+                await _finish([asyncio.ensure_future(work()) for _ in range(self.settings.concurrency)])
+            finally:
+                answers.put_nowait(None)
+
+        working = asyncio.ensure_future(work_all())
         try:
-            for done in asyncio.as_completed(waiting):
-                yield await done
+            while (answer := await answers.get()) is not None:
+                yield answer
+            await working
         finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
 
     async def close(self) -> None:
         """Close the connections."""
+        self.spent.limit = self._limit.limit
         await self._client.close()
 
-    async def _ask_numbered(self, number: int, prompt: Prompt) -> tuple[int, Answer]:
-        return number, await self._ask(prompt)
+    def _check_cap(self) -> None:
+        """Raises: SpendingCapError where one more request, with those under way, may go beyond what is allowed."""
+        cap, spent = self.settings.spend_at_most, self.spent
+        if cap is None:
+            return
+        assert self._price is not None
+        so_far = CallTokens(spent.prompt_tokens, spent.completion_tokens).dollars(self._price)
+        each = so_far / spent.answers if spent.answers else _UNKNOWN_CALL.dollars(self._price)
+        if so_far + (self._under_way + 1) * each > cap:
+            raise SpendingCapError(
+                f"{self.settings.model}: ${so_far:.2f} spent in {spent.answers} answers of this run, and ${cap:g} is "
+                "allowed (judge.spend_at_most); what was answered is kept, a run with a higher cap goes on from there"
+            )
 
     async def _ask(self, prompt: Prompt) -> Answer:
         failure = Answer(Outcome.SERVER_ERROR)
@@ -160,12 +153,13 @@ class OpenAIJudge:
         if (form := prompt.response_format()) is not None:
             options["response_format"] = form
         if settings.seed is not None:
-            options["seed"] = settings.seed
+            options["seed"] = settings.seed + prompt.repeat
+        if settings.temperature is not None:
+            options["temperature"] = settings.temperature
         messages: Any = [{"role": "user", "content": prompt.content()}]
         return await self._client.chat.completions.create(
             model=settings.model,
             messages=messages,
-            temperature=settings.temperature,
             extra_body=settings.extra_body or None,
             **options,
         )
@@ -181,6 +175,7 @@ class OpenAIJudge:
         self.spent.completion_tokens += usage.completion_tokens if usage else 0
         self.spent.models.add(str(response.model))
         counts: dict[str, Any] = {
+            "model": str(response.model or ""),
             "prompt_tokens": usage.prompt_tokens if usage else 0,
             "completion_tokens": usage.completion_tokens if usage else 0,
             "tries": tries,
@@ -215,6 +210,23 @@ class OpenAIJudge:
     def _pause(self, number: int) -> float:
         """Seconds until the next try: growing, and never the same for two, or all would come back together."""
         return float(min(30.0, 0.25 * 2**number) * self._random.uniform(0.5, 1.5))
+
+
+async def _finish(workers: list[asyncio.Future[None]]) -> None:
+    """Wait for workers. One that may spend no more lets the others end; another error ends them all."""
+    capped: SpendingCapError | None = None
+    try:
+        for worker in asyncio.as_completed(workers):
+            try:
+                await worker
+            except SpendingCapError as error:
+                capped = error
+        if capped is not None:
+            raise capped
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
 
 
 def _code_of(error: openai.APIStatusError) -> str:

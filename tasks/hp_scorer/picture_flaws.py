@@ -49,11 +49,6 @@ def nothing_changed(case: Case) -> float:
     return 1 - float(np.clip(np.abs(case.seen.edited - case.seen.source).mean() / 0.04, 0, 1))
 
 
-def everything_changed(case: Case) -> float:
-    """Over-editing, as far as one can tell without knowing what was asked."""
-    return float((case.seen.change > 0.15).mean())
-
-
 def grainy(case: Case) -> float:
     """Fine grain that the source does not have."""
     return max(_grain(case.seen.edited) - _grain(case.seen.source), 0.0)

@@ -7,27 +7,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from storage.records import identity
 from tasks.hp_scorer.replies import reply_schema
 from tasks.hp_scorer.rubric import Rubric
+from tasks.hp_scorer.settings import Mode
 from tasks.images import data_uri
 
 CODE_VERSION = "prompt-1"
 """Declared by hand: part of every fingerprint."""
-
-
-class Mode(StrEnum):
-    """How a judge answers."""
-
-    LOGIT = "logit"
-    """One digit; the score is the mean over its probabilities."""
-    COT = "cot"
-    """Answers, a reason, then a whole score, as JSON."""
-    COT_LOGIT = "cot+logit"
-    """The same, and the score is the mean over the probabilities of its digit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +30,8 @@ class Prompt:
     edited: bytes
     image_kind: str
     """"png" or "jpeg"."""
+    repeat: int = 0
+    """Which time the same is asked: a judge that draws at random draws anew."""
 
     @property
     def questions(self) -> tuple[str, ...]:

@@ -95,7 +95,6 @@ QUESTIONS: dict[EditType, tuple[Question, ...]] = {
 
 GENERIC: tuple[Question, ...] = (
     Question("has something changed?", picture_flaws.nothing_changed, 0.2, 1.0, follows=True),
-    Question("is it not over-edited?", picture_flaws.everything_changed, 0.35, 1.0),
     Question("is it free of grain?", picture_flaws.grainy, 0.004, 0.05),
     Question("does it show the same things?", picture_flaws.subject_changed, 0.25, 0.7),
 )

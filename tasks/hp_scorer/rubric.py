@@ -87,6 +87,17 @@ def rubric_of(edit_type: EditType, folder: Path = FOLDER) -> Rubric:
     return generic_rubric(folder).model_copy(update={"edit_type": sections[""], "questions": tuple(questions)})
 
 
+@cache
+def questions_of(edit_type: EditType, folder: Path = FOLDER) -> tuple[RubricQuestion, ...]:
+    """The question bank of an edit type: the questions of its rubric, and further ones that a calibration may try."""
+    path = folder / f"{edit_type}.md"
+    further = _matches(_QUESTION, _sections(path).get("Further questions", ""), path)
+    return (
+        *rubric_of(edit_type, folder).questions,
+        *(RubricQuestion(name=match["name"], text=match["text"]) for match in further),
+    )
+
+
 def _sections(path: Path) -> dict[str, str]:
     """The parts of a rubric file by their heading; what stands before the first under ""."""
     title, *rest = path.read_text(encoding="utf-8").split("\n## ")

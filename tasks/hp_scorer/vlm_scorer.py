@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
 from storage.records import EditType, identity
-from tasks.hp_scorer.contract import EditTriplet, Judgement, Outcome
-from tasks.hp_scorer.digits import LEAST_MASS, expected_digit
-from tasks.hp_scorer.openai_judge import Answer, OpenAIJudge, ServerSettings
-from tasks.hp_scorer.prompts import Mode, Prompt, form_fingerprint
+from tasks.hp_scorer.contract import EditTriplet, Judgement, Outcome, Scorer, WhoJudges
+from tasks.hp_scorer.digits import expected_digit
+from tasks.hp_scorer.judge import Answer, Spent, make_judge
+from tasks.hp_scorer.prompts import Prompt, form_fingerprint
 from tasks.hp_scorer.replies import read_reply
-from tasks.hp_scorer.rubric import Rubric, generic_rubric, rubric_of
+from tasks.hp_scorer.rubric import Rubric
+from tasks.hp_scorer.settings import Mode, VlmConfig
+from tasks.hp_scorer.streaming import iterate
 from tasks.images import Pixels, jpeg, png
-from tasks.stage import StageConfig
-
-
-class VlmConfig(StageConfig):
-    """Which model judges, and how it is asked."""
-
-    server: ServerSettings
-    mode: Mode = Mode.LOGIT
-    generic: bool = Field(False, description="The general criteria alone, for all edit types: the paper's Base-Scorer.")
-    image_side: int = Field(512, ge=32, description="Pixels of the longer side; larger images are reduced.")
-    image_quality: int | None = Field(None, ge=1, le=100, description="JPEG at this quality; none: PNG.")
-    repeats: int = Field(1, ge=1, description="Times that each edit is asked about; the score is the median.")
-    least_mass: float = Field(LEAST_MASS, ge=0, le=1, description="logit: probability on digits, at least.")
-    full_at: float | None = Field(
-        None, gt=0, le=5, description="The lowest full score; none: 5, or 4.5 in logit modes."
-    )
 
 
 @dataclass(frozen=True)
-class VlmScorer:
-    """The judge. The rubrics are those of the files where none are given."""
+class VlmScorer(Scorer):
+    """The judge, see `Scorer`."""
 
     config: VlmConfig
-    rubrics: Mapping[EditType, Rubric] | None = None
+    rubrics: Mapping[EditType, Rubric]
+    """What it is told, by edit type."""
+    spent: Spent = field(default_factory=Spent, compare=False)
+
+    @property
+    def who(self) -> WhoJudges:
+        judge = self.config.judge
+        return WhoJudges(judge.model, judge.revision, self.config.deciding())
 
     @property
     def full_at(self) -> float:
@@ -56,43 +47,48 @@ class VlmScorer:
         return identity(*(self.fingerprint_of(edit_type) for edit_type in EditType))
 
     def fingerprint_of(self, edit_type: EditType) -> str:
-        config, server = self.config, self.config.server
-        decoding = [server.temperature, server.seed, server.max_tokens, dict(server.extra_body)]
-        images = [config.image_side, config.image_quality]
-        asked = [form_fingerprint(config.mode), config.repeats, config.least_mass]
-        return identity(
-            "vlm", server.model, server.revision, decoding, images, asked, self.rubric(edit_type).fingerprint
-        )
+        config = self.config
+        asked = {name: value for name, value in config.deciding().items() if name not in ("generic", "full_at")}
+        return identity("vlm", asked, form_fingerprint(config.mode), self.rubrics[edit_type].fingerprint)
 
-    def rubric(self, edit_type: EditType) -> Rubric:
-        """What the judge is told for an edit type."""
-        if self.rubrics is not None:
-            return self.rubrics[edit_type]
-        return generic_rubric() if self.config.generic else rubric_of(edit_type)
+    def judgements(self, triplets: Iterable[EditTriplet], attempt: int = 0) -> Iterator[tuple[int, Judgement]]:
+        return iterate(self._judgements(triplets, attempt))
 
-    def score(self, triplets: Sequence[EditTriplet], attempt: int = 0) -> list[Judgement]:
-        return asyncio.run(self._score(triplets))
+    async def _judgements(self, triplets: Iterable[EditTriplet], attempt: int) -> AsyncIterator[tuple[int, Judgement]]:
+        repeats = self.config.repeats
+        asked: list[tuple[int, EditType]] = []
+        """Of each prompt: the triplet's position and edit type."""
+        unreadable: list[int] = []
 
-    async def _score(self, triplets: Sequence[EditTriplet]) -> list[Judgement]:
-        asked = [number for number, triplet in enumerate(triplets) if triplet.edited is not None]
-        prompts = {number: self.prompt(triplets[number]) for number in asked}
-        judge = OpenAIJudge(self.config.server)
-        found: dict[int, list[Judgement]] = {number: [] for number in asked}
+        def prompts() -> Iterator[Prompt]:
+            for position, triplet in enumerate(triplets):
+                if triplet.edited is None:
+                    unreadable.append(position)
+                    continue
+                prompt = self.prompt(triplet)
+                for repeat in range(attempt * repeats, (attempt + 1) * repeats):
+                    asked.append((position, triplet.edit_type))
+                    yield replace(prompt, repeat=repeat)
+
+        answered: dict[int, list[Judgement]] = {}
+        judge = make_judge(self.config.judge, self.spent)
         try:
-            repeated = [number for number in asked for _ in range(self.config.repeats)]
-            async for position, answer in judge.ask_all([prompts[number] for number in repeated]):
-                number = repeated[position]
-                found[number].append(self.judge(answer, prompts[number]))
+            async for number, answer in judge.ask_all(prompts()):
+                position, edit_type = asked[number]
+                answered.setdefault(position, []).append(self.judge(answer, self.rubrics[edit_type]))
+                if len(answered[position]) == repeats:
+                    yield position, joined(answered.pop(position))
         finally:
             await judge.close()
-        unreadable = Judgement(outcome=Outcome.IMAGE_ERROR, score=None, raw_reply="the edited image cannot be read")
-        return [joined(found[number]) if number in found else unreadable for number in range(len(triplets))]
+        for position in unreadable:
+            told = "the edited image cannot be read"
+            yield position, Judgement(outcome=Outcome.IMAGE_ERROR, score=None, raw_reply=told)
 
     def prompt(self, triplet: EditTriplet) -> Prompt:
         """What is sent for a triplet, whose edited image is there."""
         assert triplet.edited is not None
         return Prompt(
-            rubric=self.rubric(triplet.edit_type),
+            rubric=self.rubrics[triplet.edit_type],
             mode=self.config.mode,
             instruction=triplet.instruction,
             source=self._encoded(triplet.source),
@@ -100,32 +96,40 @@ class VlmScorer:
             image_kind="png" if self.config.image_quality is None else "jpeg",
         )
 
-    def judge(self, answer: Answer, prompt: Prompt) -> Judgement:
-        """What an answer comes to."""
+    def judge(self, answer: Answer, rubric: Rubric) -> Judgement:
+        """What an answer to a rubric comes to."""
         if answer.outcome is not Outcome.SCORED:
-            return Judgement(outcome=answer.outcome, score=None, raw_reply=answer.text)
-        if prompt.mode is Mode.LOGIT:
+            return Judgement(outcome=answer.outcome, score=None, raw_reply=answer.text, model=answer.model)
+        if self.config.mode is Mode.LOGIT:
             return self._digit(answer, answer.tokens[0][1] if answer.tokens else {}, {})
-        reply = read_reply(answer.text, prompt.questions)
+        reply = read_reply(answer.text, [question.name for question in rubric.questions])
         if reply.outcome is not Outcome.SCORED:
             raw = f"{reply.reason}: {answer.text}"
-            return Judgement(outcome=reply.outcome, score=None, raw_reply=raw)
+            return Judgement(outcome=reply.outcome, score=None, raw_reply=raw, model=answer.model)
         answers = dict(reply.answers or {})
-        if prompt.mode is Mode.COT_LOGIT:
+        if self.config.mode is Mode.COT_LOGIT:
             return self._digit(answer, _score_token(answer), answers)
-        return Judgement(outcome=Outcome.SCORED, score=reply.score, answers=answers, raw_reply=answer.text)
+        return Judgement(
+            outcome=Outcome.SCORED, score=reply.score, answers=answers, raw_reply=answer.text, model=answer.model
+        )
 
     def _digit(self, answer: Answer, tops: Mapping[str, float], answers: Mapping[str, float]) -> Judgement:
         digit = expected_digit(tops)
         mass = digit.mass if digit else 0.0
         if digit is None or mass < self.config.least_mass:
             why = f"digits have {mass:.2f} of the probability, less than {self.config.least_mass:.2f}"
-            return Judgement(outcome=Outcome.PARSE_ERROR, score=None, raw_reply=f"{why}: {answer.text}")
+            raw = f"{why}: {answer.text}"
+            return Judgement(
+                outcome=Outcome.PARSE_ERROR, score=None, raw_reply=raw, digit_mass=mass, model=answer.model
+            )
         return Judgement(
             outcome=Outcome.SCORED,
             score=digit.score,
             answers=answers,
-            raw_reply=f"{answer.text} (digit mass {mass:.3f}, spread {digit.spread:.3f})",
+            raw_reply=answer.text,
+            digit_mass=mass,
+            spread=digit.spread,
+            model=answer.model,
         )
 
     def _encoded(self, pixels: Pixels) -> bytes:
@@ -148,13 +152,15 @@ def joined(judgements: Sequence[Judgement]) -> Judgement:
     if len(judgements) == 1:
         return judgements[0]
     scores = [one.score for one in scored if one.score is not None]
-    names = scored[0].answers
+    masses = [one.digit_mass for one in scored if one.digit_mass is not None]
     return Judgement(
         outcome=Outcome.SCORED,
         score=statistics.median(scores),
-        answers={name: statistics.fmean(one.answers[name] for one in scored) for name in names},
-        raw_reply=f"{len(scored)} of {len(judgements)} scored, spread {statistics.pstdev(scores):.3f}\n"
-        + "\n".join(one.raw_reply for one in judgements),
+        answers={name: statistics.fmean(one.answers[name] for one in scored) for name in scored[0].answers},
+        raw_reply="\n".join(one.raw_reply for one in judgements),
+        digit_mass=statistics.fmean(masses) if masses else None,
+        spread=statistics.pstdev(scores),
+        model=scored[0].model,
     )
 
 

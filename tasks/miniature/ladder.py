@@ -76,8 +76,8 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=32, help="scenes per edit type (%(default)s)")
     arguments = parser.parse_args()
     judges = {
-        "judge": MeasuredScorer(recogniser=SpriteRecogniser(), integer=False, noise=0),
-        "generic": MeasuredScorer(recogniser=SpriteRecogniser(), integer=False, noise=0, generic=True),
+        "judge": MeasuredScorer(SpriteRecogniser(), integer=False, noise=0),
+        "generic": MeasuredScorer(SpriteRecogniser(), dict.fromkeys(EditType, ()), integer=False, noise=0),
     }
     everything: list[tuple[float, ...]] = []
     for edit_type in EditType:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from tasks.hp_scorer.catalogue import ScorerConfig
+from tasks.hp_scorer.settings import MeasuredConfig, ScorerConfig
 from tasks.stage import StageConfig
 from training.config import FlowGrpoConfig, miniature
 
@@ -17,7 +17,7 @@ from training.config import FlowGrpoConfig, miniature
 class PostTrainConfig(StageConfig):
     """How to post-train."""
 
-    scorer: ScorerConfig = ScorerConfig()
+    scorer: ScorerConfig = MeasuredConfig()
     """The reward."""
     grpo: FlowGrpoConfig = Field(default_factory=miniature)
     permute_rewards: bool = Field(
@@ -31,6 +31,8 @@ class Job(StageConfig):
     store: str
     realpref: str
     """The version to train on, such as realpref@v3."""
+    scorer: str | None = None
+    """The calibration of the judge, such as scorer@v2."""
     config: PostTrainConfig
     folder: Path
     """On the local disk: checkpoints, metrics and the result."""

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from storage.records import EditType, Request
 from storage.store import Store
 from tasks.build_realpref import training_rows
 from tasks.collection.coco import decode_mask
+from tasks.hp_scorer.calibration import calibration_of
 from tasks.hp_scorer.catalogue import make_scorer
 from tasks.hp_scorer.contract import EditTriplet
 from tasks.images import decode
@@ -52,15 +53,23 @@ def run(job: Job, parent: int) -> None:
 
 def _train(job: Job, parent: int) -> None:
     config = job.config
-    triplets = {row["case_id"]: _triplet(row) for row in training_rows(Store(job.store).resolve(job.realpref))}
+    store = Store(job.store)
+    triplets = {row["case_id"]: _triplet(row) for row in training_rows(store.resolve(job.realpref))}
+    scorer = make_scorer(config.scorer, calibration_of(store.resolve(job.scorer) if job.scorer else None))
+    full_at = {edit_type: scorer.map_of(edit_type)(scorer.full_at) for edit_type in EditType}
     cases = [
-        TrainingCase(case_id=t.case_id, source=t.source, instruction=t.instruction, edit_type=t.edit_type)
+        TrainingCase(
+            case_id=t.case_id,
+            source=t.source,
+            instruction=t.instruction,
+            edit_type=t.edit_type,
+            full_at=full_at[t.edit_type],
+        )
         for t in triplets.values()
     ]
     if not cases:
         raise ValueError(f"{job.realpref} has no cases to train on: every case got the full score, or none was scored")
-    scorer = make_scorer(config.scorer)
-    grpo = replace(config.grpo, full_at=scorer.full_at)
+    grpo = config.grpo
     editor = load_miniature()
     add_adapter(editor.transformer, grpo, seed=grpo.seed)
     job.gate.write_text(json.dumps(check(editor, cases, grpo), indent=1))

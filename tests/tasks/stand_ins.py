@@ -7,7 +7,7 @@ import numpy as np
 from storage.records import EditType, identity
 from tasks.edit_baseline import EditBaseline
 from tasks.editing.interface import EditFailure
-from tasks.hp_scorer.contract import Judgement, Outcome
+from tasks.hp_scorer.contract import Judgement, Outcome, Scorer, WhoJudges
 from tasks.rate_edits import RateEdits
 
 
@@ -24,10 +24,11 @@ class CountingEditor:
         return [EditFailure("would not") if t.case_id in self.fails else 255 - t.source for t in tasks]
 
 
-class CountingJudge:
+class CountingJudge(Scorer):
     """Scores by chance, from the content, and remembers what it was asked; rubrics are versions by edit type."""
 
     full_at = 5.0
+    who = WhoJudges("chance", "", {})
 
     def __init__(self, rubrics=None, dies_after=None, always=None):
         self.rubrics = rubrics or {}
@@ -41,8 +42,8 @@ class CountingJudge:
     def fingerprint(self):
         return identity(*(self.fingerprint_of(edit_type) for edit_type in EditType))
 
-    def score(self, triplets, attempt=0):
-        return [self._judge(triplet) for triplet in triplets]
+    def judgements(self, triplets, attempt=0):
+        return ((position, self._judge(triplet)) for position, triplet in enumerate(triplets))
 
     def _judge(self, triplet):
         if triplet.edited is None:

@@ -15,7 +15,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("code_versions.json")
-STAGES = ("collect_cases", "edit_baseline", "rate_edits", "build_realpref", "post_train", "run_benchmark")
+STAGES = (
+    "collect_cases",
+    "edit_baseline",
+    "pick_triplets",
+    "collect_labels",
+    "calibrate_scorer",
+    "rate_edits",
+    "build_realpref",
+    "post_train",
+    "run_benchmark",
+)
 ALSO = {"post_train": ("tasks.post_training.worker",)}
 """Started as a process, not imported."""
 

@@ -10,7 +10,7 @@ from tasks.collect_cases import CollectCases, CollectConfig
 from tasks.edit_baseline import EditBaseline, EditConfig
 from tasks.editing.catalogue import EditorConfig
 from tasks.engines import Workers
-from tasks.hp_scorer.catalogue import ScorerConfig
+from tasks.hp_scorer.settings import MeasuredConfig
 from tasks.miniature.coco import write_coco
 from tasks.prefect_stage import RunOptions, run_stage
 from tasks.rate_edits import RateConfig, RateEdits
@@ -19,7 +19,7 @@ from tasks.stage import execute
 pytestmark = pytest.mark.prefect
 COLLECT = CollectConfig(train_per_edit_type=3, bench_per_edit_type=1, cases_per_image=8)
 EDIT = EditConfig(editor=EditorConfig(kind="classical"))
-RATE = RateConfig(scorer=ScorerConfig(knows="nothing"), limits={})
+RATE = RateConfig(scorer=MeasuredConfig(knows="nothing"), limits={})
 
 
 @pytest.fixture(scope="module")

@@ -170,15 +170,14 @@ def test_what_failed_is_tried_again_alone(store, worlds):
 
 def test_a_killed_shard_keeps_the_ratings_that_it_has(store, worlds, monkeypatch):
     monkeypatch.setattr(rows, "JOURNAL_SECONDS", 0.0)
-    monkeypatch.setattr(rows, "BATCH", 4)
     cases = execute(CollectCases(store, COLLECT, worlds[24])).version
     edits = execute(CountedEdits(store, EditConfig(), cases)).version
 
     class Killed(CountingJudge):
-        def score(self, triplets, attempt=0):
-            if len(self.asked) >= 10:
+        def _judge(self, triplet):
+            if len(self.asked) == 12:
                 raise KeyboardInterrupt
-            return super().score(triplets, attempt)
+            return super()._judge(triplet)
 
     killed = Killed()
     with pytest.raises(KeyboardInterrupt):

@@ -108,7 +108,6 @@ def test_the_gate_compares_with_the_last_version_of_the_same_configuration(store
 
 def test_a_refresh_is_not_undone_by_the_journal_of_before(store, worlds, monkeypatch):  # noqa: F811
     monkeypatch.setattr(rows, "JOURNAL_SECONDS", 0.0)
-    monkeypatch.setattr(rows, "BATCH", 4)
     Night(store, worlds[24], judge=CountingJudge(always=1.0), **FREE)
     Night(store, worlds[24], judge=CountingJudge(always=4.0, dies_after=150), refresh=True, **FREE)
     last = Night(store, worlds[24], judge=CountingJudge(always=4.0), retry_failed=True, **FREE)

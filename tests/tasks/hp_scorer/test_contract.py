@@ -105,7 +105,11 @@ def test_an_edited_image_of_another_size_is_measured_all_the_same(triplet):
 def test_the_fingerprint_names_what_matters():
     base = MeasuredScorer()
     assert base.fingerprint == MeasuredScorer().fingerprint
-    others = [MeasuredScorer(generic=True), MeasuredScorer(integer=False), MeasuredScorer(noise=0.3)]
+    others = [
+        MeasuredScorer(asked=dict.fromkeys(EditType, ())),
+        MeasuredScorer(integer=False),
+        MeasuredScorer(noise=0.3),
+    ]
     assert len({base.fingerprint, *(other.fingerprint for other in others)}) == 4
     assert base.fingerprint_of(EditType.BOKEH) != base.fingerprint_of(EditType.STYLE)
 
@@ -118,4 +122,4 @@ def test_how_answers_make_a_score():
 
 
 def test_generic_questions_are_the_same_for_all():
-    assert MeasuredScorer(generic=True)._questions(EditType.BOKEH) is GENERIC
+    assert MeasuredScorer(asked=dict.fromkeys(EditType, ()))._questions(EditType.BOKEH) == GENERIC

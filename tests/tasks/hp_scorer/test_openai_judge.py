@@ -9,9 +9,11 @@ from fastapi.responses import JSONResponse
 from perf.judge_server import judge_server
 from storage.records import EditType
 from tasks.hp_scorer.contract import Outcome
-from tasks.hp_scorer.openai_judge import JudgeError, OpenAIJudge, ServerSettings
-from tasks.hp_scorer.prompts import Mode, Prompt
+from tasks.hp_scorer.judge import JudgeError
+from tasks.hp_scorer.openai_judge import OpenAIJudge
+from tasks.hp_scorer.prompts import Prompt
 from tasks.hp_scorer.rubric import rubric_of
+from tasks.hp_scorer.settings import Mode, ServerSettings
 
 SETTINGS = {"model": "scripted", "timeout_seconds": 1.0, "tries": 4, "concurrency": 8}
 

@@ -7,11 +7,12 @@ import pytest
 
 from perf.judge_server import judge_server
 from storage.records import EditType, Request
+from tasks.hp_scorer.catalogue import rubrics_of
 from tasks.hp_scorer.contract import EditTriplet, Judgement, Outcome
-from tasks.hp_scorer.openai_judge import Answer, ServerSettings
-from tasks.hp_scorer.prompts import Mode
+from tasks.hp_scorer.judge import Answer
 from tasks.hp_scorer.rubric import generic_rubric, rubric_of
-from tasks.hp_scorer.vlm_scorer import VlmConfig, VlmScorer, joined
+from tasks.hp_scorer.settings import Mode, ServerSettings, VlmConfig
+from tasks.hp_scorer.vlm_scorer import VlmScorer, joined
 
 
 def triplet(edited=True, edit_type=EditType.REMOVAL, side=40):
@@ -29,8 +30,9 @@ def triplet(edited=True, edit_type=EditType.REMOVAL, side=40):
 
 
 def scorer(url="http://127.0.0.1:1/v1", **changes):
-    fields = {"server": ServerSettings(base_url=url, model="scripted", timeout_seconds=2, tries=2)} | changes
-    return VlmScorer(VlmConfig(**fields))
+    fields = {"judge": ServerSettings(base_url=url, model="scripted", timeout_seconds=2, tries=2)} | changes
+    config = VlmConfig(**fields)
+    return VlmScorer(config, rubrics_of(config))
 
 
 def verdict(score=4, edit_type=EditType.REMOVAL):
@@ -88,7 +90,8 @@ def test_repeats_are_joined_by_their_median():
     with judge_server(lambda body: verdict(next(scores))) as (url, _):
         (judgement,) = scorer(url, mode=Mode.COT, repeats=3).score([triplet()])
     assert judgement.score == 4
-    assert judgement.raw_reply.startswith("3 of 3 scored, spread 1.7")
+    assert judgement.spread == pytest.approx(1.6997, abs=1e-4)
+    assert judgement.raw_reply.count("is written there") == 3, "all replies are kept"
 
 
 def test_too_many_failed_repeats_are_a_failure():
@@ -118,7 +121,7 @@ def test_images_are_sent_in_the_size_and_form_that_is_told():
 
 def test_the_fingerprint_follows_what_changes_scores_and_nothing_else():
     def changed(**server):
-        return scorer(server=ServerSettings(**({"model": "scripted", "base_url": "http://a/v1"} | server)))
+        return scorer(judge=ServerSettings(**({"model": "scripted", "base_url": "http://a/v1"} | server)))
 
     base = changed()
     others = [

@@ -8,7 +8,7 @@ import pytest
 from storage.records import EditType
 from tasks.collect_cases import CollectCases, CollectConfig
 from tasks.edit_baseline import EditBaseline, EditConfig
-from tasks.hp_scorer.catalogue import ScorerConfig
+from tasks.hp_scorer.settings import MeasuredConfig
 from tasks.miniature.coco import write_coco
 from tasks.miniature.editor import WEIGHTS
 from tasks.miniature.world import world_fingerprint
@@ -35,7 +35,7 @@ def test_the_editor_is_strong_but_imperfect(store, tmp_path):
     config = CollectConfig(train_per_edit_type=60, bench_per_edit_type=0, bench_share=0)
     cases = execute(CollectCases(store, config, world)).version
     edits = execute(EditBaseline(store, EditConfig(), cases)).version
-    scores = execute(RateEdits(store, RateConfig(scorer=ScorerConfig(mode="integer")), edits)).version
+    scores = execute(RateEdits(store, RateConfig(scorer=MeasuredConfig(mode="integer")), edits)).version
     rows = scores.table("scores", ["edit_type", "score"]).to_pylist()
     assert len(rows) == 60 * len(EditType)
 

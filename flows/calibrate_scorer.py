@@ -1,0 +1,40 @@
+"""Flow calibrate-scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import flow
+
+from flows.collect_labels import collect_labels
+from flows.pick_triplets import pick_triplets
+from tasks.calibrate_scorer import CalibrateConfig, CalibrateScorer
+from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
+from tasks.sizes import PipelineConfig, miniature
+
+
+@flow(name="calibrate-scorer", flow_run_name="calibrate-scorer")
+def calibrate_scorer(
+    labels: str = "labels@latest", config: CalibrateConfig = miniature().calibrate, options: RunOptions = RunOptions()
+) -> ArtifactRef:
+    """Bring a judge into agreement with people: questions that help, a map to their scale, and a report."""
+    store = options.open_store()
+    return run_stage(CalibrateScorer(store, config, store.resolve(labels)), options)
+
+
+def calibration(
+    edits: str, ratings: Sequence[str], config: PipelineConfig, options: RunOptions
+) -> tuple[ArtifactRef, ArtifactRef, ArtifactRef]:
+    """From edits to a calibrated judge: triplets, labels, scorer.
+
+    Args:
+        ratings: files of people's ratings; none where simulated raters are configured.
+    """
+    triplets = pick_triplets(edits, config.pick, options)
+    labels = collect_labels(str(triplets), tuple(ratings), config.label, options)
+    return triplets, labels, calibrate_scorer(str(labels), config.calibrate, options)
+
+
+if __name__ == "__main__":
+    (labels,), options = version_arguments(__doc__, "labels")
+    calibrate_scorer(labels, options=options)
