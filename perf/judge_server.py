@@ -27,8 +27,23 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 FAULTS = ("rate limited", "internal error", "hang", "reset", "garbage")
-Script = Callable[[Mapping[str, Any]], str | Response]
-"""From a request's body to the reply's text, or to a whole response."""
+
+
+@dataclass(frozen=True)
+class Digit:
+    """A reply of one digit, with the probabilities of all of them."""
+
+    shares: Mapping[str, float]
+
+    @classmethod
+    def of_score(cls, score: float) -> Digit:
+        """A digit whose expected value is a score from 0 to 5: the two nearest ones share it."""
+        low = min(int(score), 4)
+        return cls({str(low): 1 - (score - low), str(low + 1): score - low})
+
+
+Script = Callable[[Mapping[str, Any]], str | Digit | Response]
+"""From a request's body to what is replied: a text, a digit, or a whole response."""
 
 
 @dataclass
@@ -110,14 +125,18 @@ class JudgeServer:
             return _Cut()
         return Response("<html>not JSON at all", media_type="application/json")
 
-    def _completion(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
+    def _completion(self, body: Mapping[str, Any], said: str | Digit) -> dict[str, Any]:
+        if isinstance(said, Digit):
+            text = max(said.shares, key=lambda digit: said.shares[digit])
+            tokens = [_token(text, said.shares)]
+        else:
+            text = said
+            tokens = [_token(part, _shares(part)) for part in re.findall(r"\d|[^\d]+", text)]
         choice: dict[str, Any] = {
             "index": 0,
             "finish_reason": "stop",
             "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": {"content": [_token(t) for t in re.findall(r"\d|[^\d]+", text)]}
-            if self._logprobs and body.get("logprobs")
-            else None,
+            "logprobs": {"content": tokens} if self._logprobs and body.get("logprobs") else None,
         }
         return {
             "id": "scripted",
@@ -129,14 +148,18 @@ class JudgeServer:
         }
 
 
-def _token(text: str) -> dict[str, Any]:
-    """A token with its alternatives: a digit is said with probability .8, its neighbours with the rest."""
-    tops = [{"token": text, "logprob": 0.0, "bytes": None}]
-    if len(text) == 1 and text in "012345":
-        neighbours = [n for n in (int(text) - 1, int(text) + 1) if 0 <= n <= 5]
-        shares = {text: 0.8} | {str(n): 0.2 / len(neighbours) for n in neighbours}
-        tops = [{"token": token, "logprob": math.log(share), "bytes": None} for token, share in shares.items()]
-    return {"token": text, "logprob": tops[0]["logprob"], "bytes": None, "top_logprobs": tops}
+def _shares(text: str) -> dict[str, float]:
+    """How probable a token and its alternatives are: of a digit .8, the rest with its neighbours."""
+    if len(text) != 1 or text not in "012345":
+        return {text: 1.0}
+    neighbours = [n for n in (int(text) - 1, int(text) + 1) if 0 <= n <= 5]
+    return {text: 0.8} | {str(n): 0.2 / len(neighbours) for n in neighbours}
+
+
+def _token(text: str, shares: Mapping[str, float]) -> dict[str, Any]:
+    """A token with its alternatives."""
+    tops = [{"token": t, "logprob": math.log(share), "bytes": None} for t, share in shares.items() if share > 0]
+    return {"token": text, "logprob": math.log(shares[text]), "bytes": None, "top_logprobs": tops}
 
 
 def _error(status: int, code: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -15,9 +15,12 @@ from typing import Any
 
 from storage.store import Store
 from tasks.build_realpref import BuildRealPref
+from tasks.calibrate_scorer import CalibrateScorer
 from tasks.collect_cases import CollectCases
+from tasks.collect_labels import CollectLabels
 from tasks.edit_baseline import EditBaseline
 from tasks.miniature.coco import write_coco
+from tasks.pick_triplets import PickTriplets
 from tasks.post_train import PostTrain
 from tasks.rate_edits import RateEdits
 from tasks.resources import watch_memory
@@ -60,10 +63,13 @@ def main() -> None:
 
         cases = measure(CollectCases(store, collect, scenes))
         edits = measure(EditBaseline(store, config.edit, cases))
-        scores = measure(RateEdits(store, config.rate, edits))
+        triplets = measure(PickTriplets(store, config.pick, edits))
+        labels = measure(CollectLabels(store, config.label, triplets))
+        scorer = measure(CalibrateScorer(store, config.calibrate, labels))
+        scores = measure(RateEdits(store, config.rate, edits, scorer))
         realpref = measure(BuildRealPref(store, config.build, scores))
-        adapter = measure(PostTrain(store, config.train, realpref, Path(folder) / "scratch"))
-        measure(RunBenchmark(store, config.benchmark, cases, adapter))
+        adapter = measure(PostTrain(store, config.train, realpref, Path(folder) / "scratch", scorer))
+        measure(RunBenchmark(store, config.benchmark, cases, adapter, scorer))
     print(json.dumps({"stages": figures, "seconds": round(sum(row["seconds"] for row in figures.values()), 2)}))
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from storage.records import EditType, Request
 from tasks.hp_scorer.contract import EditTriplet
 from tasks.images import Pixels, decode, jpeg
 
@@ -56,9 +57,14 @@ def _black(triplet: EditTriplet, other: EditTriplet) -> EditTriplet:
 
 
 def _other_instruction(triplet: EditTriplet, other: EditTriplet) -> EditTriplet | None:
-    if (triplet.instruction, triplet.request) == (other.instruction, other.request):
+    if _wish(triplet) == _wish(other):
         return None
     return replace(triplet, instruction=other.instruction, request=other.request, category=other.category)
+
+
+def _wish(triplet: EditTriplet) -> tuple[Request, str]:
+    """What is asked for, in whatever words: all blurs of a background are one wish, removals are one per object."""
+    return triplet.request, triplet.category if triplet.edit_type is EditType.REMOVAL else ""
 
 
 def _cropped(pixels: Pixels) -> Pixels:

@@ -14,6 +14,7 @@ from storage.records import EditType
 from tasks.calibration.agreement import Improvement, Measured, agreement, paired_improvement
 from tasks.calibration.ceiling import rater_agreement
 from tasks.calibration.probes import PROBES
+from tasks.calibration.question_loop import MEASURE
 from tasks.calibration.score_map import MapFit, fit_maps
 from tasks.hp_scorer.rubric import Rubric
 from tasks.settings import Settings
@@ -200,6 +201,7 @@ def calibration_result(
         scores(rows, "calibrated"),
         [j.human for j in rows],
         [j.source_id for j in rows],
+        MEASURE,
         seed=seed,
     )
     return CalibrationResult(judged, rubrics, maps, steps, probes, found, ceiling, improvement, badges, simulated)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-_FIRST = 4
+_FIRST = 8
 """Requests under way at the beginning."""
 _BACK_OFF = 0.8
 """What is left of the limit after the server said that there were too many."""

@@ -53,6 +53,8 @@ class OpenAIJudge:
         if settings.spend_at_most is not None and self._price is None:
             raise JudgeError(f"{settings.model}: spend_at_most is set, but no price is known: set judge.price")
         self._under_way = 0
+        self._answered = asyncio.Event()
+        """Set whenever a request is under way no more."""
         self._client = client or AsyncOpenAI(
             base_url=settings.base_url, timeout=settings.timeout_seconds, max_retries=0
         )
@@ -75,10 +77,16 @@ class OpenAIJudge:
                 async with taking:
                     if (one := await asyncio.to_thread(next, numbered, None)) is None:
                         return
-                    self._check_cap()
+                    while self._under_way and self._beyond_cap():
+                        # What is under way may turn out cheaper than it was taken for.
+                        self._answered.clear()
+                        await self._answered.wait()
+                    if self._beyond_cap():
+                        raise self._capped()
                     self._under_way += 1
                 answers.put_nowait((one[0], await self._ask(one[1])))
                 self._under_way -= 1
+                self._answered.set()
 
         async def work_all() -> None:
             try:
@@ -100,19 +108,26 @@ class OpenAIJudge:
         self.spent.limit = self._limit.limit
         await self._client.close()
 
-    def _check_cap(self) -> None:
-        """Raises: SpendingCapError where one more request, with those under way, may go beyond what is allowed."""
-        cap, spent = self.settings.spend_at_most, self.spent
-        if cap is None:
-            return
+    def _beyond_cap(self) -> bool:
+        """Whether one more request, with those under way, may go beyond what is allowed."""
+        if self.settings.spend_at_most is None:
+            return False
         assert self._price is not None
-        so_far = CallTokens(spent.prompt_tokens, spent.completion_tokens).dollars(self._price)
+        spent, so_far = self.spent, self._dollars()
         each = so_far / spent.answers if spent.answers else _UNKNOWN_CALL.dollars(self._price)
-        if so_far + (self._under_way + 1) * each > cap:
-            raise SpendingCapError(
-                f"{self.settings.model}: ${so_far:.2f} spent in {spent.answers} answers of this run, and ${cap:g} is "
-                "allowed (judge.spend_at_most); what was answered is kept, a run with a higher cap goes on from there"
-            )
+        return so_far + (self._under_way + 1) * each > self.settings.spend_at_most
+
+    def _capped(self) -> SpendingCapError:
+        return SpendingCapError(
+            f"{self.settings.model}: ${self._dollars():.2f} spent in {self.spent.answers} answers of this run, and "
+            f"${self.settings.spend_at_most:g} is allowed (judge.spend_at_most); what was answered is kept, a run with "
+            "a higher cap goes on from there"
+        )
+
+    def _dollars(self) -> float:
+        """Spent so far."""
+        assert self._price is not None
+        return CallTokens(self.spent.prompt_tokens, self.spent.completion_tokens).dollars(self._price)
 
     async def _ask(self, prompt: Prompt) -> Answer:
         failure = Answer(Outcome.SERVER_ERROR)

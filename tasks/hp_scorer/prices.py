@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -57,15 +58,14 @@ def price_of(settings: ServerSettings | LocalSettings) -> Price | None:
         return Price(prompt=0, completion=0)
     if settings.price is not None:
         return settings.price
-    host = urlsplit(settings.base_url or "https://api.openai.com").hostname or ""
+    base_url = settings.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+    host = urlsplit(base_url).hostname or ""
     if host == "localhost" or host.startswith("127."):
         return None
     from genai_prices import Usage, calc_price
 
     def per_million(usage: Usage) -> float:
-        if settings.base_url:
-            return float(calc_price(usage, settings.model, provider_api_url=settings.base_url).total_price)
-        return float(calc_price(usage, settings.model, provider_id="openai").total_price)
+        return float(calc_price(usage, settings.model, provider_api_url=base_url).total_price)
 
     try:
         return Price(prompt=per_million(Usage(input_tokens=10**6)), completion=per_million(Usage(output_tokens=10**6)))

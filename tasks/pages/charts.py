@@ -8,6 +8,7 @@ its text is there.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -136,14 +137,21 @@ def line_chart(
 
 
 def bar_chart(
-    title: str, description: str, labels: Sequence[str], series: Sequence[Series], *, x_label: str, y_label: str
+    title: str,
+    description: str,
+    labels: Sequence[str],
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    width: int = WIDTH,
+    height: int = 250,
 ) -> Markup:
     """Counts side by side for each label, with the number above each bar."""
-    height = 250
     up = axis([0.0, *_finite([v for s in series for v in s.values])], height - _BOTTOM, _TOP, whole=True)
-    wide = (WIDTH - 46 - _RIGHT) / len(labels)
+    wide = (width - 46 - _RIGHT) / len(labels)
     bar = wide * 0.8 / len(series)
-    across = Axis(0, len(labels), len(labels), 46, WIDTH - _RIGHT)
+    across = Axis(0, len(labels), len(labels), 46, width - _RIGHT)
     shapes = [*_grid(across, up, x_label, y_label, height, x_ticks=False)]
     for i, label in enumerate(labels):
         shapes.append(_text(label, across.at(i + 0.5), height - _BOTTOM + 16, "tick", "middle"))
@@ -153,17 +161,30 @@ def bar_chart(
             size = {"width": _n(bar - 2), "height": _n(up.start - y)}
             shapes.append(_tag("rect", x=_n(x + 1), y=_n(y), class_=f"bar {one.css}", **size))
             shapes.append(_text(f"{count:g}", x + bar / 2, y - 4, "value", "middle"))
-    return _svg(title, description, WIDTH, height, shapes)
+    return _svg(title, description, width, height, shapes)
 
 
 def interval_chart(
-    title: str, description: str, rows: Sequence[tuple[str, Sequence[Mark | None]]], *, x_label: str
+    title: str,
+    description: str,
+    rows: Sequence[tuple[str, Sequence[Mark | None]]],
+    *,
+    x_label: str,
+    zero_label: str = "no change",
+    bars: Sequence[float | None] = (),
+    include: Sequence[float] = (),
 ) -> Markup:
-    """A labelled row of dots with their intervals each, and a line at zero; the last row is set apart."""
+    """A labelled row of dots with their intervals each, and a line at zero; the last row is set apart.
+
+    Args:
+        bars: for each row a value to compare its dots with, drawn across them.
+        include: values that the axis must reach.
+    """
     pitch, left = 34, 172
     height = _TOP + len(rows) * pitch + 6 + _BOTTOM
     marks = [mark for _, row in rows for mark in row if mark]
-    across = axis([0.0, *(v for m in marks for v in (m.low, m.high, m.value))], left, WIDTH - _RIGHT)
+    values = [v for m in marks for v in (m.low, m.high, m.value)]
+    across = axis([0.0, *values, *_finite(bars), *include], left, WIDTH - _RIGHT)
     bottom = height - _BOTTOM
     shapes = [_text(x_label, WIDTH - _RIGHT, height - 6, "axis-label", "end")]
     for x, text in across.ticks():
@@ -171,17 +192,43 @@ def interval_chart(
         shapes.append(_text(text, x, bottom + 16, "tick", "middle"))
     zero = _n(across.at(0))
     shapes.append(_tag("line", x1=zero, x2=zero, y1=_TOP - 8, y2=bottom, class_="zero"))
-    shapes.append(_text("no change", across.at(0), _TOP - 14, "tick", "middle"))
+    shapes.append(_text(zero_label, across.at(0), _TOP - 14, "tick", "middle"))
     for i, (label, row) in enumerate(rows):
         last = i == len(rows) - 1
         y = _TOP + (i + 0.5) * pitch + (6 if last else 0)
         if last and i:
             shapes.append(_tag("line", x1=0, x2=WIDTH - _RIGHT, y1=_n(y - 20), y2=_n(y - 20), class_="grid"))
         shapes.append(_text(label, left - 12, y + 4, "label strong" if last else "label", "end"))
+        if i < len(bars) and (bar := bars[i]) is not None:
+            place = _n(across.at(bar))
+            shapes.append(_tag("line", x1=place, x2=place, y1=_n(y - 13), y2=_n(y + 13), class_="bar-mark"))
         for j, mark in enumerate(row):
             if mark:
                 shapes += _dot(mark, across, y + (j - (len(row) - 1) / 2) * 13, square=j % 2 == 1)
     return _svg(title, description, WIDTH, height, shapes)
+
+
+def score_chart(
+    title: str,
+    description: str,
+    line: Sequence[tuple[float, float]],
+    dots: Sequence[tuple[float, float]],
+    *,
+    x_label: str,
+    y_label: str,
+) -> Markup:
+    """A line between two scores from 0 to 5, over the line of equal scores and dots as large as they are many."""
+    width, height = 260, 260
+    across, up = Axis(0, 5, 1, 24, width - _RIGHT), Axis(0, 5, 1, height - _BOTTOM, _TOP)
+    shapes = [*_grid(across, up, x_label, y_label, height)]
+    ends = {"x1": _n(across.at(0)), "x2": _n(across.at(5)), "y1": _n(up.at(0)), "y2": _n(up.at(5))}
+    shapes.append(_tag("line", class_="equal", **ends))
+    for (x, y), count in sorted(Counter((round(x, 2), round(y, 2)) for x, y in dots).items()):
+        radius = min(2 * math.sqrt(count), 9)
+        shapes.append(_tag("circle", cx=_n(across.at(x)), cy=_n(up.at(y)), r=_n(radius), class_="spot"))
+    path = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in line)
+    shapes.append(_tag("polyline", points=path, class_="line trained"))
+    return _svg(title, description, width, height, shapes)
 
 
 def _dot(mark: Mark, across: Axis, y: float, square: bool) -> Iterator[Markup]:

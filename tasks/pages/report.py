@@ -5,24 +5,20 @@ Numbers are read from manifests and tables and only arranged here; `report.html.
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from storage.lineage import ancestors
 from storage.records import EditType
 from storage.store import Version
-from tasks.images import data_uri, decode
 from tasks.pages.charts import Mark, Series, bar_chart, interval_chart, line_chart, power_of_ten, smooth, superscript
+from tasks.pages.templates import environment, flat, heat_of, spaced
+from tasks.pages.thumbnails import thumbnail
 from tasks.summary import JUDGES, MODELS, alarm, edit_types_of, verdict
 
 Row = Mapping[str, Any]
@@ -31,8 +27,6 @@ Row = Mapping[str, Any]
 SHOWN = 16
 """Cases in each part of the gallery; the page must stay small."""
 SHOWN_UNCOMPARED = 8
-THUMBNAIL = 128
-"""Pixels: larger pictures are reduced to this side."""
 NOTICEABLE = 0.25
 """Points: a fall of the referee's value by more than this is counted as one."""
 _CASE = ("case_id", "source_id", "edit_type", "instruction")
@@ -59,7 +53,7 @@ def render_report(versions: Mapping[str, Version], summary: Mapping[str, Any], u
     curves = adapter.table("curves").to_pylist()
     sections = _sections(rows)
     pictures = _pictures(benchmark, [row["case_id"] for _, _, chosen in sections for row in chosen])
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return template.render(
         versions=versions,
         summary=summary,
@@ -87,7 +81,7 @@ def render_report(versions: Mapping[str, Version], summary: Mapping[str, Any], u
         pictures=pictures,
         change_of=change_of,
         lineage=list(reversed(ancestors(adapter))),
-        configurations={name: list(_flat(version.manifest.config)) for name, version in versions.items()},
+        configurations={name: list(flat(version.manifest.config)) for name, version in versions.items()},
     )
 
 
@@ -107,7 +101,7 @@ def _gains_chart(comparisons: Mapping[str, Sequence[dict[str, Any]]]) -> Markup:
         return Mark(judge, gain["gain"], gain["low"], gain["high"]) if gain else None
 
     rows = [
-        (_spaced(lines[0]["label"]), [mark(judge, line) for judge, line in zip(comparisons, lines, strict=True)])
+        (spaced(lines[0]["label"]), [mark(judge, line) for judge, line in zip(comparisons, lines, strict=True)])
         for lines in zip(*comparisons.values(), strict=True)
     ]
     said = "Mean change from baseline to post-trained with its 95 % interval; the tables have the numbers."
@@ -193,10 +187,7 @@ def agreement(rows: Sequence[Row], model: str) -> Agreement:
 
 def heat(rows: Sequence[Row], model: str) -> list[list[int]]:
     """Cases by judge's score (outer, 0 to 5) and referee's value (inner), both rounded."""
-    counts = [[0] * 6 for _ in range(6)]
-    for score, referee in _pairs(rows, model):
-        counts[int(score + 0.5)][int(referee + 0.5)] += 1
-    return counts
+    return heat_of(_pairs(rows, model))
 
 
 def _pairs(rows: Sequence[Row], model: str) -> list[tuple[float, float]]:
@@ -250,61 +241,3 @@ def _pictures(benchmark: Version, case_ids: Sequence[str]) -> dict[str, dict[str
         for row in part.filter(pc.is_in(part["case_id"], pc.cast(list(case_ids), "string"))).to_pylist():
             found[row["case_id"]] = {name: row[name] and thumbnail(row[name]["bytes"]) for name in _PICTURES}
     return found
-
-
-def thumbnail(data: bytes) -> str | None:
-    """An image as a small PNG's data URI; None where it cannot be read."""
-    try:
-        picture = Image.fromarray(decode(data))
-    except ValueError:
-        return None
-    if data.startswith(b"\x89PNG") and max(picture.size) <= THUMBNAIL:
-        return data_uri(data)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    # A palette keeps 150 photographs below the page's size; at this size nobody sees it.
-    picture.quantize(256).save(buffer, "PNG", optimize=True)
-    return data_uri(buffer.getvalue())
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Settings with dotted names."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            yield prefix + name, ", ".join(map(str, value))
-        else:
-            yield prefix + name, value if isinstance(value, str) else json.dumps(value)
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _number(value: float | None, signed: bool = False, decimals: int = 3) -> str:
-    if value is None:
-        return "–"
-    return f"{value:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-
-
-def _when(created_at: str) -> str:
-    return created_at.replace("T", " ").replace("+00:00", " UTC")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"spaced": _spaced, "number": _number, "duration": _duration, "when": _when}
-    return environment

@@ -48,7 +48,7 @@ config = full.model_copy(update={
     "collect": full.collect.model_copy(update={"train_per_edit_type": 1, "bench_per_edit_type": 0}),
     "build": full.build.model_copy(update={"drop_full": False, "limits": {"rows": Limit(at_least=1000)}}),
 })
-nightly_rebuild(Source(scenes=24), config, RunOptions(store=sys.argv[1], scratch=sys.argv[1]))
+nightly_rebuild(Source(scenes=24), "", config, RunOptions(store=sys.argv[1], scratch=sys.argv[1]))
 """
 SLEEPING = """
 import sys, time

@@ -27,7 +27,7 @@ from training import config as training
 
 pytestmark = pytest.mark.prefect
 ROOT = Path(__file__).parents[2]
-ARTIFACTS = ["cases", "edits", "scores", "realpref", "adapter", "benchmark"]
+ARTIFACTS = ["cases", "edits", "triplets", "labels", "scorer", "scores", "realpref", "adapter", "benchmark"]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def refs(prefect_server, options, config):
-    return hp_edit(Source(world=3, scenes=48), config, options)
+    return hp_edit(Source(world=3, scenes=48), (), config, options)
 
 
 def test_every_stage_makes_its_artifact(refs, options):
@@ -65,7 +65,7 @@ def test_every_stage_makes_its_artifact(refs, options):
 
 
 def test_nothing_changed_nothing_done(refs, options, config):
-    again = hp_edit(Source(world=3, scenes=48), config, options)
+    again = hp_edit(Source(world=3, scenes=48), (), config, options)
     assert all(ref.reused for ref in again.values())
     assert {n: r.version for n, r in again.items()} == {n: r.version for n, r in refs.items()}
 
@@ -109,6 +109,9 @@ def test_the_report_stands_by_itself(refs, options, tmp_path):
     assert set(summary["stages"]) == {
         "collect-cases",
         "edit-baseline",
+        "pick-triplets",
+        "collect-labels",
+        "calibrate-scorer",
         "rate-edits",
         "build-realpref",
         "post-train",

@@ -43,7 +43,7 @@ def versions(folder, prefect_server, tmp_path_factory):
     options = RunOptions(store=str(here / "store"), scratch=str(here / "scratch"))
     full = photographs_config()
     collect = full.collect.model_copy(update={"train_per_edit_type": PER_EDIT_TYPE, "bench_per_edit_type": 2})
-    refs = nightly_rebuild(Source(folder=str(folder)), full.model_copy(update={"collect": collect}), options)
+    refs = nightly_rebuild(Source(folder=str(folder)), "", full.model_copy(update={"collect": collect}), options)
     store = options.open_store()
     return {name: store.version(ref.artifact, ref.version) for name, ref in refs.items()}
 

@@ -35,7 +35,7 @@ for name, more in (("lake", ""), ("wrong", "-mistyped")):
     RemoteFileSystem(basepath=sys.argv[2], settings=settings | {"secret": settings["secret"] + more}).save(name)
 def run(name, **workers):
     options = RunOptions(store=f"remote-file-system/{name}", scratch=sys.argv[3], workers=workers)
-    return nightly_rebuild(Source(**night["source"]), DataConfig(**night["config"]), options)
+    return nightly_rebuild(Source(**night["source"]), "", DataConfig(**night["config"]), options)
 try:
     run("wrong")
 except OSError:

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from storage.records import EditType
-from tasks.hp_scorer.rubric import FOLDER, RubricQuestion, generic_rubric, rubric_of
+from tasks.hp_scorer.rubric import FOLDER, RubricQuestion, generic_rubric, questions_of, rubric_of
 
 
 @pytest.mark.parametrize("edit_type", EditType)
@@ -39,4 +39,13 @@ def test_a_line_that_cannot_be_read_is_shown(tmp_path):
     path = tmp_path / "rubrics" / "bokeh.md"
     path.write_text(path.read_text() + "Is it pretty?\n")
     with pytest.raises(ValueError, match=r"bokeh\.md: cannot read 'Is it pretty\?'"):
-        rubric_of(EditType.BOKEH, tmp_path / "rubrics")
+        questions_of(EditType.BOKEH, tmp_path / "rubrics")
+
+
+@pytest.mark.parametrize("edit_type", EditType)
+def test_the_bank_holds_the_rubric_and_more_to_try(edit_type):
+    bank = questions_of(edit_type)
+    own = rubric_of(edit_type).questions
+    assert bank[: len(own)] == own
+    assert len(bank) > len(own)
+    assert len({question.name for question in bank}) == len({question.text for question in bank}) == len(bank)

@@ -9,7 +9,8 @@ from scipy import stats
 
 from storage.records import EditType
 from tasks.images import png
-from tasks.pages.report import THUMBNAIL, agreement, heat, thumbnail
+from tasks.pages.report import agreement, heat
+from tasks.pages.thumbnails import THUMBNAIL, thumbnail
 from tests.tasks.pages.made_run import HINT, NASTY, PICTURE, ROWS, Run, bench_row, curve, make_run
 from tests.tasks.pages.page import Page
 
