@@ -111,7 +111,7 @@ def main() -> None:
         ui_hint=f"make ui   then open {page}",
     )
     print("\n".join(summary_lines(summary)))
-    print(f"report:  {folder / 'report.html'}")
+    print(f"report:  {folder / 'report.html'}, and of the judge's calibration {folder / 'calibration.html'}")
     print(f"the run in the Prefect UI:  make ui   then open {page}")
     print(folder / "summary.json")
 

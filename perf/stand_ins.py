@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,9 @@ class StandInJudge(Scorer):
     def fingerprint_of(self, edit_type: EditType) -> str:
         return identity("stand-in judge", edit_type, self.rubrics.get(edit_type, 0))
 
-    def judgements(self, triplets: Iterable[EditTriplet], attempt: int = 0) -> Iterator[tuple[int, Judgement]]:
+    def judgements(
+        self, triplets: Iterable[EditTriplet], attempt: int = 0
+    ) -> Generator[tuple[int, Judgement], None, None]:
         for position, triplet in enumerate(triplets):
             self.ratings[triplet.edit_type] += 1
             yield position, self._judge(int(triplet.case_id, 16))

@@ -16,7 +16,7 @@ from storage.records import EditType, Request, identity
 from storage.store import Store, Version
 from storage.work import ShardResult
 from tasks.calibration.rating_files import read_ratings
-from tasks.calibration.ratings import Rating, Skipped, check_known, keep_latest
+from tasks.calibration.ratings import Rating, Skipped, check_known, latest_of
 from tasks.images import decode
 from tasks.stage import Progress, Result, Shard, Stage, StageConfig
 
@@ -58,13 +58,13 @@ class CollectLabels(Stage):
             raise ValueError(
                 "people's ratings come from files (--ratings FILE, see `python -m tasks.rating`), simulated ones do not"
             )
-        self.ratings: list[Rating] = []
         self.skipped: list[Skipped] = []
+        found: list[tuple[str, Rating]] = []
         for path in files:
             ratings, skipped = read_ratings(path)
-            self.ratings += ratings
+            found += [(path.name, rating) for rating in ratings]
             self.skipped += skipped
-        self.ratings, again = keep_latest(self.ratings)
+        self.ratings, again = latest_of(found)
         self.skipped += again
 
     @property
@@ -73,8 +73,9 @@ class CollectLabels(Stage):
         return self.config.raters == "simulated"
 
     def fingerprints(self) -> dict[str, str]:
-        # What was said, not which file it stood in.
-        return {"ratings": identity([asdict(rating) for rating in self.ratings], [asdict(one) for one in self.skipped])}
+        # What was said, not where it stood and in which order.
+        ratings = sorted((r.edit_id, r.rater, r.score, r.rated_at) for r in self.ratings)
+        return {"ratings": identity(ratings, sorted((one.reason, one.value) for one in self.skipped))}
 
     def shards(self) -> list[Shard]:
         return [Shard("labels", self.inputs["triplets"].manifest.rows("triplets"), self.key)]
@@ -105,15 +106,18 @@ class CollectLabels(Stage):
 
 def simulated_ratings(triplets: Version, config: LabelConfig) -> list[Rating]:
     """What a panel of simulated raters says of triplets of the miniature world."""
+    from tasks.miniature.coco import scene_of
     from tasks.miniature.raters import simulated_raters
+    from tasks.miniature.referee import referee_score
 
     panel = simulated_raters(config.simulated, config.seed)
     ratings = []
     for part in triplets.parts("triplets", ["edit_id", "edit_type", "source_id", "request", "edited"]):
         for row in part.to_pylist():
             request = Request.from_dict(json.loads(row["request"]))
-            seen = (row["source_id"], EditType(row["edit_type"]), request, decode(row["edited"]["bytes"]))
-            ratings += [Rating(row["edit_id"], rater.name, rater.rate(*seen, row["edit_id"])) for rater in panel]
+            edited = decode(row["edited"]["bytes"])
+            seen = referee_score(scene_of(row["source_id"]), EditType(row["edit_type"]), request, edited)
+            ratings += [Rating(row["edit_id"], r.name, r.rate(seen, edited, row["edit_id"])) for r in panel]
     return ratings
 
 

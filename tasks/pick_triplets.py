@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -87,7 +88,9 @@ class PickTriplets(Stage):
             progress,
             self.refresh,
         )
-        first = {edit.edit_id: score.score for edit, score in zip(edits, filled.rows, strict=True)}
+        # A score is of an image: another edit may have come out as the same one.
+        scores = [replace(score, edit_id=edit.edit_id) for score, edit in zip(filled.rows, edits, strict=True)]
+        first = {score.edit_id: score.score for score in scores}
         pickable = [Pickable(e.edit_id, e.edit_type, c.source_id, first[e.edit_id]) for c, e in pool]
         picked = set(pick_stratified(pickable, self.config.per_edit_type, self.config.seed))
         rows = [_row(case, edit, first[edit.edit_id]) for case, edit in pool if edit.edit_id in picked]
@@ -99,7 +102,7 @@ class PickTriplets(Stage):
         return ShardResult(
             tables={
                 "triplets": (self.store.add_table(pa.Table.from_pylist(rows, schema=TRIPLETS), shard.name),),
-                "pool": (self.store.add_table(to_table(filled.rows, SCORES), shard.name),),
+                "pool": (self.store.add_table(to_table(scores, SCORES), shard.name),),
             },
             counts={"picked": {shard.name: len(rows)}, "pool": {shard.name: len(pool)}, "first": {shard.name: strata}},
             done=len(filled.made),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -125,22 +126,18 @@ class RateEdits(Stage):
         config = self.config.scorer
         if config.kind == "measured":
             return
+        rated = set() if self.refresh else self.rows.known_of("edit_id", map(self.key_of, shards))
         wanted: Counter[EditType] = Counter()
         known = 0
         for shard in shards:
             table = self.store.read_table(shard.files["edits"], ["edit_id", "edit_type"])
             for edit_id, edit_type in zip(table["edit_id"].to_pylist(), table["edit_type"].to_pylist(), strict=True):
-                if not self.refresh and edit_id in self._rated:
+                if edit_id in rated:
                     known += 1
                 else:
                     wanted[EditType(edit_type)] += 1
         rubrics = rubrics_of(config, calibration_of(self.inputs.get("scorer")))
         yield from forecast(config, rubrics, wanted, known, self.rows.seconds_each()).lines()
-
-    @cached_property
-    def _rated(self) -> set[str]:
-        """The edits that earlier versions have a score of, by this judge."""
-        return self.rows.known_of("edit_id")
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
         check_rows("scores of edits", self, results, ["scores"])
@@ -216,30 +213,31 @@ def rate(
     chosen = range(len(edits)) if some is None else some
     triplets = (triplet_of(cases[position], edits[position]) for position in chosen)
     who = scorer.who
-    for number, judgement in scorer.judgements(triplets, attempt):
-        case, edit = cases[chosen[number]], edits[chosen[number]]
-        fingerprint = scorer.fingerprint_of(case.edit_type)
-        score = Score(
-            score_id=Score.id_of(edit.edited, case, fingerprint, attempt),
-            edit_id=edit.edit_id,
-            case_id=case.case_id,
-            edit_type=case.edit_type,
-            outcome=judgement.outcome,
-            score=judgement.score,
-            full=False,
-            answers=dict(judgement.answers),
-            raw_reply=judgement.raw_reply,
-            scorer=fingerprint,
-            attempt=attempt,
-            raw_score=judgement.raw_score,
-            digit_mass=judgement.digit_mass,
-            spread=judgement.spread,
-            judge=who.model,
-            revision=who.revision,
-            model=judgement.model,
-            parameters=who.parameters,
-        )
-        yield chosen[number], calibrated(score, scorer)
+    with closing(scorer.judgements(triplets, attempt)) as judgements:
+        for number, judgement in judgements:
+            case, edit = cases[chosen[number]], edits[chosen[number]]
+            fingerprint = scorer.fingerprint_of(case.edit_type)
+            score = Score(
+                score_id=Score.id_of(edit.edited, case, fingerprint, attempt),
+                edit_id=edit.edit_id,
+                case_id=case.case_id,
+                edit_type=case.edit_type,
+                outcome=judgement.outcome,
+                score=judgement.score,
+                full=False,
+                answers=dict(judgement.answers),
+                raw_reply=judgement.raw_reply,
+                scorer=fingerprint,
+                attempt=attempt,
+                raw_score=judgement.raw_score,
+                digit_mass=judgement.digit_mass,
+                spread=judgement.spread,
+                judge=who.model,
+                revision=who.revision,
+                model=judgement.model,
+                parameters=who.parameters,
+            )
+            yield chosen[number], calibrated(score, scorer)
 
 
 def calibrated(score: Score, scorer: Scorer) -> Score:

@@ -23,7 +23,7 @@ def write_report(
     peak_memory_mb: float,
     ui_hint: str,
 ) -> dict[str, Any]:
-    """Write `report.html`, `summary.json` and `samples.parquet` into a folder.
+    """Write `report.html`, `calibration.html`, `summary.json` and `samples.parquet` into a folder.
 
     Args:
         refs: what the stages returned, by artifact.
@@ -37,6 +37,7 @@ def write_report(
     write_samples(versions["benchmark"], samples)
     stages = {versions[name].manifest.stage: ref for name, ref in refs.items()}
     summary = summarise_run(versions, stages, seed, seconds, peak_memory_mb, samples)
+    (folder / "calibration.html").write_bytes(versions["scorer"].file("report"))
     (folder / "report.html").write_text(render_report(versions, summary, ui_hint), encoding="utf-8")
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary

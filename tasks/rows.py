@@ -147,11 +147,18 @@ class Rows(Generic[Record]):
             rows |= self._good(from_table(table.take(numbers), self._kind.record))
         return rows
 
-    def known_of(self, column: str) -> set[str]:
-        """The values of a column in the good rows of earlier versions, made by one of these models or judges."""
+    def known_of(self, column: str, shard_keys: Iterable[str] = ()) -> set[str]:
+        """The values of a column in the good rows that are there, made by one of these models or judges.
+
+        Args:
+            shard_keys: shards whose journals count beside the earlier versions.
+        """
         found: set[str] = set()
         good, value = self._kind.good
-        for file in self._files():
+        files = self._files()
+        for key in shard_keys:
+            files += Journal(self._store, self._stage, key).parts()
+        for file in files:
             with contextlib.suppress(OSError):  # as in `_rows_of`
                 table = self._store.read_table(file, [column, good, self._kind.maker])
                 rows = table.filter(pc.is_in(table[self._kind.maker], pa.array(self._fingerprints)))

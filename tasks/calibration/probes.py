@@ -91,7 +91,9 @@ def _painted(pixels: Pixels) -> Pixels:
     picture = Image.fromarray(pixels)
     size = max(8, pixels.shape[0] // 8)
     draw = ImageDraw.Draw(picture)
-    draw.text((2, pixels.shape[0] - size - 2), PAINTED, "white", ImageFont.load_default(size), stroke_fill="black")
+    font = ImageFont.load_default(size)
+    # The outline is what shows on a bright picture.
+    draw.text((2, pixels.shape[0] - size - 2), PAINTED, "white", font, stroke_width=1, stroke_fill="black")
     return np.asarray(picture)
 
 

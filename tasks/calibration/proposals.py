@@ -7,8 +7,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from tasks.calibration.triplets import RatedTriplet
 from tasks.hp_scorer.rubric import Rubric, RubricQuestion
 from tasks.hp_scorer.settings import ServerSettings
@@ -41,38 +39,63 @@ def proposer(settings: ServerSettings | None, triplets: Sequence[RatedTriplet]) 
     """
     if settings is None:
         return lambda rubric, scores: None
+    before: list[RubricQuestion] = []
 
     def propose(rubric: Rubric, scores: Sequence[float | None]) -> RubricQuestion | None:
         from openai import OpenAI, OpenAIError
 
+        if all(score is None for score in scores):
+            return None  # nothing to show, and nothing by which a question could be kept
         client = OpenAI(base_url=settings.base_url, timeout=settings.timeout_seconds, max_retries=settings.tries - 1)
         options: dict[str, Any] = {settings.token_field: settings.max_tokens}
         if settings.temperature is not None:
             options["temperature"] = settings.temperature
         if settings.seed is not None:
             options["seed"] = settings.seed + len(rubric.questions)
-        messages: Any = [{"role": "user", "content": _content(rubric, triplets, scores)}]
+        in_vain = [question for question in before if question not in rubric.questions]
+        messages: Any = [{"role": "user", "content": _content(rubric, in_vain, triplets, scores)}]
         form: Any = {"type": "json_schema", "json_schema": {"name": "question", "strict": True, "schema": _SCHEMA}}
         try:
             with client:
                 response = client.chat.completions.create(
-                    model=settings.model, messages=messages, response_format=form, **options
+                    model=settings.model,
+                    messages=messages,
+                    response_format=form,
+                    extra_body=settings.extra_body or None,
+                    **options,
                 )
-            question = RubricQuestion.model_validate_json(response.choices[0].message.content or "")
-        except (OpenAIError, ValidationError, IndexError) as error:
+            question = RubricQuestion.model_validate_json(_said(response))
+            if question.name in {asked.name for asked in (*rubric.questions, *before)}:
+                raise ValueError(f"the name {question.name!r} is taken")
+        except (OpenAIError, ValueError) as error:
             logger.warning("%s proposed no question that can be asked: %s", settings.model, error)
             return None
-        taken = question.name in {asked.name for asked in rubric.questions}
-        return None if taken else question
+        before.append(question)
+        return question
 
     return propose
 
 
-def _content(rubric: Rubric, triplets: Sequence[RatedTriplet], scores: Sequence[float | None]) -> list[dict[str, Any]]:
-    """The message: task, rubric, and the largest disagreements with their images."""
+def _said(response: Any) -> str:
+    """The text of a response; empty where it has none, or is of no form that the protocol knows."""
+    choices = getattr(response, "choices", None)
+    message = choices[0].message if choices else None
+    return getattr(message, "content", None) or ""
+
+
+def _content(
+    rubric: Rubric,
+    in_vain: Sequence[RubricQuestion],
+    triplets: Sequence[RatedTriplet],
+    scores: Sequence[float | None],
+) -> list[dict[str, Any]]:
+    """The message: task, rubric, what was proposed before in vain, and the largest disagreements with their images."""
     known = [(t, s) for t, s in zip(triplets, scores, strict=True) if s is not None]
     apart = sorted(known, key=lambda pair: (-abs(pair[0].human - pair[1]), pair[0].edit.edit_id))
     parts = [_text(f"{_TASK}\n\nThe rubric:\n{rubric.text()}")]
+    if in_vain:
+        told = "\n".join(f"- {question.name}: {question.text}" for question in in_vain)
+        parts.append(_text(f"These were tried and did not help:\n{told}"))
     for triplet, score in apart[:SHOWN]:
         instruction = json.dumps(triplet.case.instruction, ensure_ascii=False)
         parts += [

@@ -18,15 +18,22 @@ def read_ratings(path: Path) -> tuple[list[Rating], list[Skipped]]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file of ratings")
+    try:
+        ratings, skipped = _read(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return ratings, [replace(one, where=f"{path.name}, {one.where}") for one in skipped]
+
+
+def _read(path: Path) -> tuple[list[Rating], list[Skipped]]:
     match path.suffix.lower():
         case ".jsonl":
             book = RatingBook(path)
             ratings = [Rating(r.edit_id, r.rater, r.score, r.rated_at.isoformat()) for r in book.ratings()]
-            skipped = [Skipped(f"line {one.line}", one.reason, one.text) for one in book.passed_over]
+            return ratings, [Skipped(f"line {one.line}", one.reason, one.text) for one in book.passed_over]
         case ".json":
-            ratings, skipped = read_label_studio(path.read_text(encoding="utf-8"))
+            return read_label_studio(path.read_text(encoding="utf-8"))
         case ".csv" | ".tsv":
-            ratings, skipped = read_csv(path.read_text(encoding="utf-8"))
+            return read_csv(path.read_text(encoding="utf-8"))
         case other:
-            raise ValueError(f"{path}: {other or 'no suffix'} is no kind of rating file: .jsonl, .json, .csv or .tsv")
-    return ratings, [replace(one, where=f"{path.name}, {one.where}") for one in skipped]
+            raise ValueError(f"{other or 'no suffix'} is no kind of rating file: .jsonl, .json, .csv or .tsv")

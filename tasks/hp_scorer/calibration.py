@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,20 +65,24 @@ class CalibratedScorer(Scorer):
     def map_of(self, edit_type: EditType) -> ScoreMap:
         return self.maps[edit_type]
 
-    def judgements(self, triplets: Iterable[EditTriplet], attempt: int = 0) -> Iterator[tuple[int, Judgement]]:
+    def judgements(
+        self, triplets: Iterable[EditTriplet], attempt: int = 0
+    ) -> Generator[tuple[int, Judgement], None, None]:
         types: list[EditType] = []
 
-        def noted() -> Iterator[EditTriplet]:
+        def noted() -> Generator[EditTriplet, None, None]:
             for triplet in triplets:
                 types.append(triplet.edit_type)
                 yield triplet
 
-        for position, judgement in self.scorer.judgements(noted(), attempt):
-            if judgement.raw is None:
-                yield position, judgement
-            else:
-                score = self.maps[types[position]](judgement.raw)
-                yield position, replace(judgement, score=score, raw_score=judgement.raw)
+        # Closed with this one, so that nothing more is asked for.
+        with closing(self.scorer.judgements(noted(), attempt)) as judgements:
+            for position, judgement in judgements:
+                if judgement.raw is None:
+                    yield position, judgement
+                else:
+                    score = self.maps[types[position]](judgement.raw)
+                    yield position, replace(judgement, score=score, raw_score=judgement.raw)
 
 
 def calibration_of(version: Version | None) -> Calibration | None:
@@ -95,4 +100,4 @@ def calibration_of(version: Version | None) -> Calibration | None:
 
 def _comparable(judge: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a judge without those that a calibration replaces."""
-    return {name: value for name, value in judge.items() if name != "generic"}
+    return {name: value for name, value in judge.items() if name not in ("generic", "full_at")}

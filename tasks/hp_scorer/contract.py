@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -110,7 +110,9 @@ class Scorer(Protocol):
         """From raw scores to people's; apart from the fingerprints, so that a new map re-rates nothing."""
         return IDENTITY
 
-    def judgements(self, triplets: Iterable[EditTriplet], attempt: int = 0) -> Iterator[tuple[int, Judgement]]:
+    def judgements(
+        self, triplets: Iterable[EditTriplet], attempt: int = 0
+    ) -> Generator[tuple[int, Judgement], None, None]:
         """One judgement per triplet with its position, as they come, in any order.
 
         Triplets are taken as they are needed, so that not all images are in memory. Never raises for a bad image or a

@@ -41,12 +41,12 @@ def _unlucky(case: Case) -> float:
 
 
 USELESS = (
-    Question("is the edited image a picture?", _no_picture, 0.5, 1.0),
-    Question("are all its colours possible?", _out_of_range, 0.5, 1.0),
+    Question("is the edited image a picture?", _no_picture, 0.5, 1.0, distracts=True),
+    Question("are all its colours possible?", _out_of_range, 0.5, 1.0, distracts=True),
 )
 HARMFUL = (
-    Question("was the source bright?", _dark, 0.35, 0.75),
-    Question("were the colours of the source strong?", _dull, 0.6, 0.95),
-    Question("is the subject large?", _small_subject, 0.75, 0.97),
-    Question("is it a lucky picture?", _unlucky, 0.2, 0.8),
+    Question("was the source bright?", _dark, 0.35, 0.75, distracts=True),
+    Question("were the colours of the source strong?", _dull, 0.6, 0.95, distracts=True),
+    Question("is the subject large?", _small_subject, 0.75, 0.97, distracts=True),
+    Question("is it a lucky picture?", _unlucky, 0.2, 0.8, distracts=True),
 )

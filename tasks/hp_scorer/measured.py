@@ -7,7 +7,7 @@ stand, speaks the same contract, and lets the whole pipeline run without a model
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -65,12 +65,14 @@ class MeasuredScorer(Scorer):
         settings = [REVISION, recogniser, self.integer, self.full_at, self.noise, LARGEST_SIDE]
         return identity(settings, rubric)
 
-    def judgements(self, triplets: Iterable[EditTriplet], attempt: int = 0) -> Iterator[tuple[int, Judgement]]:
+    def judgements(
+        self, triplets: Iterable[EditTriplet], attempt: int = 0
+    ) -> Generator[tuple[int, Judgement], None, None]:
         return ((position, self._judge(triplet, attempt)) for position, triplet in enumerate(triplets))
 
     def _questions(self, edit_type: EditType) -> tuple[Question, ...]:
         asked = tuple((QUESTIONS if self.asked is None else self.asked)[edit_type])
-        lacking = {True, False} - {question.follows for question in asked}
+        lacking = {True, False} - {question.follows for question in asked if not question.distracts}
         return asked + tuple(question for question in GENERIC if question.follows in lacking)
 
     def _judge(self, triplet: EditTriplet, attempt: int) -> Judgement:
@@ -80,7 +82,8 @@ class MeasuredScorer(Scorer):
             return Judgement(outcome=Outcome.IMAGE_ERROR, score=None, raw_reply="the source's mask is empty")
         key = identity(triplet.edited.tobytes(), triplet.case_id, attempt)
         # All that is measured: probes change the source or the request under the case's name.
-        look = identity(key, triplet.source.tobytes(), triplet.mask.tobytes(), triplet.request.to_dict())
+        asked = [triplet.edit_type, triplet.request.to_dict()]
+        look = identity(key, triplet.source.tobytes(), triplet.mask.tobytes(), asked)
         case = _case_of(_Shown(look, self.recogniser.fingerprint if self.recogniser else "", triplet, self.recogniser))
         answers = {q.name: q.answer(case) for q in self._questions(triplet.edit_type)}
         score = combine(self._questions(triplet.edit_type), answers)

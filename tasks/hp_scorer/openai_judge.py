@@ -81,7 +81,7 @@ class OpenAIJudge:
                         # What is under way may turn out cheaper than it was taken for.
                         self._answered.clear()
                         await self._answered.wait()
-                    if self._beyond_cap():
+                    if self._beyond_cap():  # and everything asked is answered
                         raise self._capped()
                     self._under_way += 1
                 answers.put_nowait((one[0], await self._ask(one[1])))
@@ -228,16 +228,10 @@ class OpenAIJudge:
 
 
 async def _finish(workers: list[asyncio.Future[None]]) -> None:
-    """Wait for workers. One that may spend no more lets the others end; another error ends them all."""
-    capped: SpendingCapError | None = None
+    """Wait for workers; an error of one ends them all."""
     try:
         for worker in asyncio.as_completed(workers):
-            try:
-                await worker
-            except SpendingCapError as error:
-                capped = error
-        if capped is not None:
-            raise capped
+            await worker
     finally:
         for worker in workers:
             worker.cancel()

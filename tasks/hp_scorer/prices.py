@@ -44,9 +44,12 @@ def tokens_of_call(config: VlmConfig, rubric: Rubric) -> CallTokens:
 def tokens_of_image(model: str, side: int) -> int:
     """Of a square image.
 
-    Source: OpenAI's rule for the GPT-4o and GPT-4.1 families at high detail (85, and 170 per 512 x 512 tile once the
-    shorter side is at most 768); Qwen3-VL's patches for everything else.
+    Source: OpenAI's rules at high detail. GPT-4o and GPT-4.1: 85, and 170 per 512 x 512 tile once the shorter side is at
+    most 768; GPT-4.1 mini and nano: patches, counted 1.62 and 2.46 times. Everything else: Qwen3-VL's patches.
     """
+    for small, factor in (("gpt-4.1-mini", 1.62), ("gpt-4.1-nano", 2.46)):
+        if model.startswith(small):
+            return math.ceil(factor * math.ceil(side / _PATCH) ** 2)
     if model.startswith(("gpt-4o", "gpt-4.1")):
         return 85 + 170 * math.ceil(min(side, 768) / 512) ** 2
     return math.ceil(side / _PATCH) ** 2

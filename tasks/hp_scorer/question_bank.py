@@ -45,5 +45,8 @@ def answerable(edit_type: EditType, questions: Sequence[RubricQuestion]) -> tupl
 
 
 def _name_of(text: str) -> str:
-    """A question's text as a key of a reply."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:40].strip("_")
+    """A question's text as a key of a reply; of a long one the last words, by which alike ones differ."""
+    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    while len(name) > 40:
+        name = name.partition("_")[2]
+    return name

@@ -27,6 +27,8 @@ class Question:
     bad: float
     follows: bool = False
     """Whether the answer says that the instruction was followed, rather than how well."""
+    distracts: bool = False
+    """Whether it says nothing of the edit, see `distractors`: it stands for no question that does."""
 
     def answer(self, case: Case) -> float:
         """In [0, 1]; 1 is a full yes."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ class _End:
     error: BaseException | None
 
 
-def iterate(stream: AsyncIterator[Item]) -> Iterator[Item]:
+def iterate(stream: AsyncIterator[Item]) -> Generator[Item, None, None]:
     """The items of a stream, which goes on by itself in a thread while the caller works on those that came.
 
     Closing the iterator, or an error in the caller, cancels the stream and waits until it has ended.

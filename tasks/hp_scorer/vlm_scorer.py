@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -51,7 +51,9 @@ class VlmScorer(Scorer):
         asked = {name: value for name, value in config.deciding().items() if name not in ("generic", "full_at")}
         return identity("vlm", asked, form_fingerprint(config.mode), self.rubrics[edit_type].fingerprint)
 
-    def judgements(self, triplets: Iterable[EditTriplet], attempt: int = 0) -> Iterator[tuple[int, Judgement]]:
+    def judgements(
+        self, triplets: Iterable[EditTriplet], attempt: int = 0
+    ) -> Generator[tuple[int, Judgement], None, None]:
         return iterate(self._judgements(triplets, attempt))
 
     async def _judgements(self, triplets: Iterable[EditTriplet], attempt: int) -> AsyncIterator[tuple[int, Judgement]]:

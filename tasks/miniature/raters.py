@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.records import EditType, Request, identity
-from tasks.miniature.coco import scene_of
-from tasks.miniature.referee import referee_score
+from storage.records import identity
 
 NOISE = 0.45
 """Standard deviation of a rater from one look to the next, in points."""
@@ -34,11 +32,12 @@ class SimulatedRater:
     """Points for a picture full of detail, taken off for a plain one."""
     seed: int
 
-    def rate(
-        self, source_id: str, edit_type: EditType, request: Request, edited: NDArray[np.uint8], edit_id: str
-    ) -> int:
-        """A whole score from 0 to 5; the same look at the same edit says the same."""
-        seen = referee_score(scene_of(source_id), edit_type, request, edited)
+    def rate(self, seen: float, edited: NDArray[np.uint8], edit_id: str) -> int:
+        """A whole score from 0 to 5; the same look at the same edit says the same.
+
+        Args:
+            seen: the referee's score of it.
+        """
         picture = edited.astype(np.float64) / 255
         warm = float(np.tanh(4 * (picture[..., 0].mean() - picture[..., 2].mean())))
         steps = np.abs(np.diff(picture, axis=0)).mean() + np.abs(np.diff(picture, axis=1)).mean()

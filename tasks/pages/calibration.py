@@ -33,17 +33,26 @@ REPLY = 300
 """Letters of the judge's reply."""
 HEADLINE = ("pearson", "qwk", "mae", "pair_accuracy")
 MEASURES = {
-    "pearson": ("Pearson’s r", "how closely the judge’s score follows the raters’ mean along a line; 1 is full, 0 none"),
+    "pearson": (
+        "Pearson’s r",
+        "how closely the judge’s score follows the raters’ mean along a line; 1 is full, 0 none",
+    ),
     "spearman": ("Spearman’s ρ", "the same of the ranks: only the order counts, not the scale"),
     "kendall": ("Kendall’s τ", "pairs in the same order less pairs in the opposite one, corrected for ties (τ-b)"),
-    "qwk": ("Weighted κ", "agreement on whole points beyond chance, a miss weighing as its square (QWK)"),
-    "mae": ("Mean error", "points between judge and raters’ mean, on average (MAE)"),
+    "qwk": ("QWK", "quadratically weighted κ: agreement on whole points beyond chance, a miss weighing as its square"),
+    "mae": ("MAE", "mean absolute error: points between judge and raters’ mean"),
     "bias": ("Bias", "judge’s mean less raters’ mean; above 0 the judge is the more generous"),
     "within_1": ("Within 1", "share of triplets on which the two are at most one point apart"),
     "exact": ("Exact", "share on which both round to the same whole score"),
-    "pair_accuracy": ("Pair accuracy", "share of all pairs of triplets that judge and raters order alike, ties included"),
+    "pair_accuracy": (
+        "Pair accuracy",
+        "share of all pairs of triplets that judge and raters order alike, ties included",
+    ),
     "coverage": ("Coverage", "share of triplets for which the judge gave a score at all"),
-    "krippendorff_alpha": ("Krippendorff’s α", "agreement of all raters with each other beyond chance, on ordered points"),
+    "krippendorff_alpha": (
+        "Krippendorff’s α",
+        "agreement of all raters with each other beyond chance, on ordered points",
+    ),
 }
 """Name and meaning."""
 _SHARES = {"within_1", "exact", "pair_accuracy", "coverage"}
@@ -90,9 +99,7 @@ class Group:
     map_chart: Markup
 
 
-def render_calibration(
-    result: CalibrationResult, judge: Mapping[str, Any], triplets: Version, labels: Version
-) -> str:
+def render_calibration(result: CalibrationResult, judge: Mapping[str, Any], triplets: Version, labels: Version) -> str:
     """The page of a calibration.
 
     Args:

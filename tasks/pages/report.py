@@ -5,7 +5,7 @@ Numbers are read from manifests and tables and only arranged here; `report.html.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 

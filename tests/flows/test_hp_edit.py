@@ -123,6 +123,7 @@ def test_the_report_stands_by_itself(refs, options, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", page), "the report must open without a network"
     assert "make ui" in page
+    assert "simulated" in (tmp_path / "calibration.html").read_text().lower()
 
 
 @pytest.fixture

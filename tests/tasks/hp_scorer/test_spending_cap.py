@@ -115,15 +115,15 @@ def test_everything_answered_reaches_the_reader_before_the_error():
     with judge_server(lambda body: "4", latency_seconds=0.02) as (url, server):
         judgements, came = capped(url, 7.5).judgements([triplet()] * 20), []
         with pytest.raises(SpendingCapError):
-            for one in judgements:
-                came.append(one)
+            came.extend(judgements)
         assert len({position for position, _ in came}) == len(came) == server.books.requests == 7
         assert {judgement.outcome for _, judgement in came} == {Outcome.SCORED}
 
 
 def test_a_cap_on_a_model_without_a_known_price_is_refused_before_anything_is_asked():
     with judge_server(lambda body: "4") as (url, server):
-        with pytest.raises(JudgeError, match=r"scripted: spend_at_most is set, but no price is known: set judge\.price"):
+        said = r"scripted: spend_at_most is set, but no price is known: set judge\.price"
+        with pytest.raises(JudgeError, match=said):
             OpenAIJudge(server_settings(url, 100, price=None))
         with pytest.raises(JudgeError, match="no price is known"):
             capped(url, 100, price=None).score([triplet()])

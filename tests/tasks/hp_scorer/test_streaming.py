@@ -104,8 +104,7 @@ def test_an_error_in_the_stream_reaches_the_reader_after_what_came_before_it():
 
     items = []
     with nothing_left(), pytest.raises(LookupError, match="nothing more"):
-        for item in iterate(stream()):
-            items.append(item)
+        items.extend(iterate(stream()))
     assert items == [1, 2]
 
 
@@ -182,13 +181,12 @@ def closes(judgements):
 
 
 def fails(judgements):
-    def read():
+    def read(judgements):
         for _ in judgements:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        read()
-    del read, judgements
+        read(judgements)
 
 
 @pytest.mark.parametrize("leave", [closes, fails])

@@ -90,7 +90,7 @@ def made_store(
         for one in judged:
             if one.edit_type == edit_type:
                 edited = (pictures or {}).get(one.edit_id, PICTURE)
-                cells = {"edit_id": one.edit_id, "source_id": one.source_id, "edit_type": edit_type}
+                cells: dict[str, Any] = {"edit_id": one.edit_id, "source_id": one.source_id, "edit_type": edit_type}
                 cells["instruction"] = (instructions or {}).get(one.edit_id, f"do {one.edit_id}")
                 cells["source"] = {"bytes": PICTURE, "path": None}
                 cells["edited"] = None if edited is None else {"bytes": edited, "path": None}

@@ -13,6 +13,7 @@ from tasks.pages.charts import (
     interval_chart,
     line_chart,
     power_of_ten,
+    score_chart,
     smooth,
     superscript,
 )
@@ -169,3 +170,24 @@ def test_intervals_lie_on_their_side_of_zero() -> None:
 def test_intervals_of_no_width_and_no_marks_at_all_are_drawn() -> None:
     drawn(interval_chart("T", "D", [("a", [Mark("score", 0.0, 0.0, 0.0)])], x_label="gain"))
     drawn(interval_chart("T", "D", [("overall", [None, None])], x_label="gain"))
+
+
+def test_bars_cross_the_dots_of_their_row_and_the_axis_reaches_what_it_must() -> None:
+    rows = [("a", [Mark("before", 0.2, 0.2, 0.2)]), ("b", [None]), ("c", [Mark("trained", 0.5, 0.4, 0.6)])]
+    tree = drawn(interval_chart("T", "D", rows, x_label="r", zero_label="none", bars=[0.5, None, 0.5], include=(1.0,)))
+    bars = shapes(tree, "line", "bar-mark")
+    (dot,) = shapes(tree, "circle", "trained")
+    assert [bar.get("x1") for bar in bars] == [dot.get("cx")] * 2
+    assert float(bars[1].get("y1", "")) < float(dot.get("cy", "")) < float(bars[1].get("y2", ""))
+    assert "1.00" in texts(tree, "tick")
+    assert "none" in texts(tree, "tick")
+
+
+def test_a_score_map_lies_over_equal_scores_and_its_dots() -> None:
+    tree = drawn(score_chart("T", "D", [(0, 0), (5, 5)], [(1, 2)] * 4 + [(5, 5)], x_label="own", y_label="raters"))
+    (line,), (equal,) = shapes(tree, "polyline", "trained"), shapes(tree, "line", "equal")
+    ends = [f"{equal.get(f'x{end}')},{equal.get(f'y{end}')}" for end in "12"]
+    assert (line.get("points") or "").split() == ends
+    spots = shapes(tree, "circle", "spot")
+    assert [spot.get("r") for spot in spots] == ["4.0", "2.0"]
+    assert f"{spots[1].get('cx')},{spots[1].get('cy')}" == ends[1]
