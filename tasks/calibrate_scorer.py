@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from storage.records import EditType, Score, identity
 from storage.schemas import SCORES, to_table
@@ -78,6 +78,12 @@ class CalibrateConfig(GatedConfig):
     seed: int = 0
     limits: dict[str, Limit] = passing({"coverage": Limit(at_least=0.9)}, "Within which a version becomes `latest`.")
 
+    @model_validator(mode="after")
+    def _check_proposer(self) -> CalibrateConfig:
+        if self.proposer is not None and self.scorer.kind == "measured":
+            raise ValueError("proposer: the stand-in judge can answer no new questions; calibrate one of kind vlm")
+        return self
+
 
 class CalibrateScorer(Stage):
     """One rubric and one map per edit type, with a report."""
@@ -144,7 +150,11 @@ class CalibrateScorer(Stage):
             name: asking.scorer(asked).fingerprint_of(edit_type)
             for name, asked in (("generic", generic_rubric()), ("chosen", rubric))
         }
-        probed = asking.probed(rubric, triplets, self.config.probed_per_edit_type)
+        probed = (
+            asking.probed(rubric, triplets, self.config.probed_per_edit_type)
+            if self.config.probed_per_edit_type
+            else []
+        )
         progress(shard.num_items - asking.told)
         tables = {
             "chosen": _table([chosen], CHOSEN),
@@ -248,18 +258,18 @@ class _Asking:
         return [self.said[name] for name in names]
 
     def probed(self, rubric: Rubric, triplets: Sequence[RatedTriplet], count: int) -> list[dict[str, Any]]:
-        """The probes on the best edits, since a bad one has no far to fall."""
-        best = sorted(triplets, key=lambda triplet: (-triplet.human, triplet.edit.edit_id))[:count]
-        seen = [triplet_of(triplet.case, triplet.edit) for triplet in best]
-        scorer = self.scorer(rubric)
-        before = [score.raw for score in self.scores(rubric, best)]
+        """The probes: on the best edits where the score should fall or stay, on the worst where it must not rise."""
+        ordered = sorted(triplets, key=lambda triplet: (-triplet.human, triplet.edit.edit_id))
         rows = []
         for probe in PROBES:
+            some = ordered[-count:] if probe.wanted == "no higher" else ordered[:count]
+            before = [score.raw for score in self.scores(rubric, some)]
+            seen = [triplet_of(triplet.case, triplet.edit) for triplet in some]
             changed = [probe.change(one, seen[number - 1]) for number, one in enumerate(seen)]
             there = [number for number, one in enumerate(changed) if one is not None]
-            after = scorer.score([one for one in changed if one is not None])
+            after = self.scorer(rubric).score([one for one in changed if one is not None])
             for number, judgement in zip(there, after, strict=True):
-                what = {"edit_type": self._edit_type, "probe": probe.name, "edit_id": best[number].edit.edit_id}
+                what = {"edit_type": self._edit_type, "probe": probe.name, "edit_id": some[number].edit.edit_id}
                 rows.append({**what, "before": before[number], "after": judgement.raw})
             self._tell(len(seen))
         return rows

@@ -76,6 +76,8 @@ class Rows(Generic[Record]):
         self._fingerprints = set(fingerprints)
         self._index: dict[str, tuple[DataFile, int] | None] | None = None
         self._lock = threading.Lock()
+        self._kept: dict[str, dict[str, Record]] = {}
+        """What was made of shards that are not finished."""
 
     def fill(
         self,
@@ -96,12 +98,8 @@ class Rows(Generic[Record]):
             more_to_come: the shard is not finished with these, so they are noted at once.
         """
         journal = Journal(self._store, self._stage, shard_key)
-        rows: dict[str, Record] = {}
-        if refresh:
-            journal.forget()
-        else:
-            for part in journal.parts():
-                rows |= self._good(from_table(self._store.read_table(part), self._kind.record))
+        rows = self._noted(shard_key, journal, refresh)
+        if not refresh:
             rows |= self._take([i for i in identifiers if i not in rows])
         # Of equal identifiers one is made.
         first = {identifier: number for number, identifier in reversed(list(enumerate(identifiers)))}
@@ -124,6 +122,8 @@ class Rows(Generic[Record]):
         finally:
             if more_to_come and unnoted:
                 journal.add(self._store.add_table(to_table(unnoted, self._kind.schema)))
+        if more_to_come:
+            self._kept[shard_key] = rows
         filled = [rows[identifier] for identifier in identifiers]
         return Filled(filled, todo, sum(not self._kind.is_good(row) for row in filled))
 
@@ -145,6 +145,18 @@ class Rows(Generic[Record]):
                 logger.warning("%s: rows are not taken over: %s", self._kind.artifact, error)
                 continue
             rows |= self._good(from_table(table.take(numbers), self._kind.record))
+        return rows
+
+    def _noted(self, shard_key: str, journal: Journal, refresh: bool) -> dict[str, Record]:
+        """What is noted of a shard: by this object, or by a run that was cut off."""
+        if shard_key in self._kept:
+            return self._kept.pop(shard_key)
+        rows: dict[str, Record] = {}
+        if refresh:
+            journal.forget()
+            return rows
+        for part in journal.parts():
+            rows |= self._good(from_table(self._store.read_table(part), self._kind.record))
         return rows
 
     def known_of(self, column: str, shard_keys: Iterable[str] = ()) -> set[str]:

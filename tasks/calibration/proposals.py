@@ -46,7 +46,6 @@ def proposer(settings: ServerSettings | None, triplets: Sequence[RatedTriplet]) 
 
         if all(score is None for score in scores):
             return None  # nothing to show, and nothing by which a question could be kept
-        client = OpenAI(base_url=settings.base_url, timeout=settings.timeout_seconds, max_retries=settings.tries - 1)
         options: dict[str, Any] = {settings.token_field: settings.max_tokens}
         if settings.temperature is not None:
             options["temperature"] = settings.temperature
@@ -56,7 +55,8 @@ def proposer(settings: ServerSettings | None, triplets: Sequence[RatedTriplet]) 
         messages: Any = [{"role": "user", "content": _content(rubric, in_vain, triplets, scores)}]
         form: Any = {"type": "json_schema", "json_schema": {"name": "question", "strict": True, "schema": _SCHEMA}}
         try:
-            with client:
+            address, patience = settings.base_url, settings.timeout_seconds
+            with OpenAI(base_url=address, timeout=patience, max_retries=settings.tries - 1) as client:
                 response = client.chat.completions.create(
                     model=settings.model,
                     messages=messages,

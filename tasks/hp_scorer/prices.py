@@ -44,8 +44,8 @@ def tokens_of_call(config: VlmConfig, rubric: Rubric) -> CallTokens:
 def tokens_of_image(model: str, side: int) -> int:
     """Of a square image.
 
-    Source: OpenAI's rules at high detail. GPT-4o and GPT-4.1: 85, and 170 per 512 x 512 tile once the shorter side is at
-    most 768; GPT-4.1 mini and nano: patches, counted 1.62 and 2.46 times. Everything else: Qwen3-VL's patches.
+    Source: OpenAI's rules at high detail. GPT-4o and GPT-4.1: 85, and 170 per 512 x 512 tile once the shorter side is
+    at most 768; GPT-4.1 mini and nano: patches, counted 1.62 and 2.46 times. Everything else: Qwen3-VL's patches.
     """
     for small, factor in (("gpt-4.1-mini", 1.62), ("gpt-4.1-nano", 2.46)):
         if model.startswith(small):

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.records import EditType, identity
 
@@ -39,6 +39,13 @@ class Rubric(BaseModel):
     """What the edit type is about; empty in the generic rubric."""
     questions: tuple[RubricQuestion, ...] = ()
 
+    @model_validator(mode="after")
+    def _check_names(self) -> Rubric:
+        names = [question.name for question in self.questions]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two questions are called {', '.join(sorted(twice))}: a reply could not tell them apart")
+        return self
+
     @property
     def fingerprint(self) -> str:
         """The content hash: a rubric with another word is another rubric."""
@@ -46,7 +53,7 @@ class Rubric(BaseModel):
 
     def with_questions(self, questions: Sequence[RubricQuestion]) -> Rubric:
         """The same with other questions."""
-        return self.model_copy(update={"questions": tuple(questions)})
+        return Rubric(**{**dict(self), "questions": tuple(questions)})
 
     def text(self) -> str:
         """The rubric as the judge reads it, without images, instruction or form of the answer."""

@@ -21,6 +21,7 @@ STAGES = (
     "pick_triplets",
     "collect_labels",
     "calibrate_scorer",
+    "migrate_judge",
     "rate_edits",
     "build_realpref",
     "post_train",
