@@ -256,7 +256,7 @@ def _reasons(found: Mapping[str, Measured], limits: BadgeLimits) -> Iterator[str
         elif least and value < limit:
             yield f"{what} is {value:.2f}, wanted at least {limit:g}"
         elif not least and abs(value) > limit:
-            yield f"{what} is {value:+.2f}, wanted at most {limit:g}"
+            yield f"{what} is {value:{'+' if name == 'bias' else ''}.2f}, wanted at most {limit:g}"
 
 
 def _rounded(measured: Measured) -> list[float | None]:
