@@ -23,6 +23,7 @@ from tasks.calibration.triplets import Labels, RatedTriplet, held_out_of, labels
 from tasks.hp_scorer.calibration import Calibration
 from tasks.hp_scorer.catalogue import make_scorer
 from tasks.hp_scorer.contract import Outcome, Scorer
+from tasks.hp_scorer.judge import Spent
 from tasks.hp_scorer.prices import forecast
 from tasks.hp_scorer.question_bank import bank_of
 from tasks.hp_scorer.rubric import Rubric, RubricQuestion, generic_rubric, rubric_of
@@ -113,10 +114,24 @@ class CalibrateScorer(Stage):
     @cached_property
     def rows(self) -> Rows[Score]:
         """What the judge said in earlier calibrations."""
-        return Rows(self.store, JUDGEMENTS, self.name, self.fingerprints().values())
+        return Rows(self.store, JUDGEMENTS, self.name, [self.fingerprints()["judge"]])
+
+    @cached_property
+    def spent(self) -> Spent:
+        """By all rubrics that are tried, together."""
+        return Spent()
 
     def fingerprints(self) -> dict[str, str]:
-        return {"judge": identity("judge", self.config.scorer.deciding())}
+        generic = generic_rubric().fingerprint
+        asked = {
+            f"bank of {t}": identity(
+                generic, rubric_of(t).fingerprint, [question.model_dump(mode="json") for question in self._bank(t)]
+            )
+            for t in EditType
+        }
+        if self.config.scorer.kind == "measured":  # its answers are code, which its settings do not tell
+            asked["stand-in"] = make_scorer(self.config.scorer).fingerprint
+        return {"judge": identity("judge", self.config.scorer.deciding()), **asked}
 
     def shards(self) -> list[Shard]:
         counts = dict.fromkeys(EditType, 0)
@@ -164,6 +179,8 @@ class CalibrateScorer(Stage):
         }
         files = {name: (self.store.add_table(table, shard.name),) for name, table in tables.items()}
         failed = sum(score.outcome != Outcome.SCORED for score in asking.said.values())
+        failed += sum(row["after"] is None for row in probed)
+        self.rows.done_with(self.key_of(shard))
         return ShardResult(tables=files, done=asking.made, failed=failed)
 
     def forecast(self, shards: Sequence[Shard]) -> Iterator[str]:
@@ -232,7 +249,8 @@ class _Asking:
             config = self._stage.config.scorer
             rubrics = dict.fromkeys(EditType, generic_rubric()) | {self._edit_type: rubric}
             maps = dict.fromkeys(EditType, IDENTITY)
-            self._scorers[rubric.fingerprint] = make_scorer(config, Calibration(config.deciding(), rubrics, maps))
+            calibration = Calibration(config.deciding(), rubrics, maps)
+            self._scorers[rubric.fingerprint] = make_scorer(config, calibration, self._stage.spent)
         return self._scorers[rubric.fingerprint]
 
     def scores(self, rubric: Rubric, triplets: Sequence[RatedTriplet]) -> list[Score]:

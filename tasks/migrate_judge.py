@@ -144,7 +144,11 @@ class MigrateJudge(Stage):
         read = [self.inputs[role].ref.manifest for role in ("scorer", "triplets")]
         judges = (self.old_judge, self.new_judge)
         return [
-            Shard(t, 2 * counts[t], [t, read, self.config.ask_old, [judge.fingerprint_of(t) for judge in judges]])
+            Shard(
+                t,
+                2 * counts[t],
+                [t, read, self.config.ask_old, [[judge.fingerprint_of(t), judge.full_at] for judge in judges]],
+            )
             for t in EditType
         ]
 

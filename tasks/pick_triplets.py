@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
@@ -15,8 +15,9 @@ from storage.schemas import CASES, EDITS, SCORES, from_table, to_table, with_ima
 from storage.store import Store, Version
 from storage.work import ShardResult
 from tasks.calibration.picking import Pickable, pick_stratified
-from tasks.hp_scorer.catalogue import fingerprints_of, make_scorer
+from tasks.hp_scorer.catalogue import fingerprints_of, make_scorer, rubrics_of
 from tasks.hp_scorer.contract import Outcome, Scorer
+from tasks.hp_scorer.prices import forecast
 from tasks.hp_scorer.settings import MeasuredConfig, ScorerConfig
 from tasks.images import contact_sheet, decode
 from tasks.rate_edits import rate
@@ -108,6 +109,12 @@ class PickTriplets(Stage):
             done=len(filled.made),
             failed=filled.failed,
         )
+
+    def forecast(self, shards: Sequence[Shard]) -> Iterator[str]:
+        config = self.config.scorer
+        if config.kind == "vlm":
+            wanted = {EditType(shard.name): shard.num_items for shard in shards}
+            yield from forecast(config, rubrics_of(config), wanted, seconds_each=self.rows.seconds_each()).lines()
 
     def _pool(self, edit_type: EditType) -> list[tuple[Case, Edit]]:
         """Edits of one type with their cases, drawn from all files by their identifiers; failed ones are left out."""

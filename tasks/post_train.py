@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from storage.records import EditType
 from storage.store import Store, Version
 from storage.work import ShardResult
 from tasks.hp_scorer.calibration import calibration_of
-from tasks.hp_scorer.catalogue import fingerprints_of, make_scorer
+from tasks.hp_scorer.catalogue import fingerprints_of, make_scorer, rubrics_of
+from tasks.hp_scorer.prices import forecast
 from tasks.miniature.editor import weights_fingerprint
 from tasks.post_training.job import Job, PostTrainConfig
 from tasks.stage import Progress, Result, Shard, Stage
@@ -70,6 +72,14 @@ class PostTrain(Stage):
     def fingerprints(self) -> dict[str, str]:
         scorer = make_scorer(self.config.scorer, calibration_of(self.inputs.get("scorer")))
         return {"editor": weights_fingerprint(), **fingerprints_of(scorer)}
+
+    def forecast(self, shards: Sequence[Shard]) -> Iterator[str]:
+        config, grpo = self.config.scorer, self.config.grpo
+        if config.kind == "vlm":
+            # Of whatever edit types the cases are: their rubrics differ little in length.
+            each = grpo.iterations * grpo.groups * grpo.group_size // len(EditType)
+            rubrics = rubrics_of(config, calibration_of(self.inputs.get("scorer")))
+            yield from forecast(config, rubrics, dict.fromkeys(EditType, each)).lines()
 
     def shards(self) -> list[Shard]:
         return [Shard("training", self.config.grpo.iterations, self.key)]

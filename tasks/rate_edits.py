@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from storage.manifest import Manifest
 from storage.records import Case, Edit, EditType, Score
 from storage.schemas import SCORES, from_table, to_table
 from storage.store import Store, Version
@@ -79,7 +80,16 @@ class RateEdits(Stage):
     @cached_property
     def rows(self) -> Rows[Score]:
         """The scores that there are already."""
-        return Rows(self.store, ROWS, self.name, [self.scorer.fingerprint_of(edit_type) for edit_type in EditType])
+        by_type = [self.scorer.fingerprint_of(edit_type) for edit_type in EditType]
+        # What the judge said while it was calibrated is not asked again.
+        scorer = self.inputs.get("scorer")
+        return Rows(
+            self.store, ROWS, self.name, by_type, scorer.manifest.tables.get("judgements", ()) if scorer else ()
+        )
+
+    def compares_with(self, manifest: Manifest) -> bool:
+        # Another rubric or map may well move all scores: that is no sign of a judge out of order.
+        return super().compares_with(manifest) and manifest.fingerprints == self.fingerprints()
 
     def shards(self) -> list[Shard]:
         # An edits file holds the edits of one cases file, row by row.

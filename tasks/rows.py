@@ -69,8 +69,20 @@ class Filled(Generic[Record]):
 class Rows(Generic[Record]):
     """The rows of one artifact that a store knows."""
 
-    def __init__(self, store: Store, kind: Kind[Record], stage: str, fingerprints: Iterable[str]) -> None:
-        """Rows made by any of these models or judges, by their fingerprint in a version's manifest."""
+    def __init__(
+        self,
+        store: Store,
+        kind: Kind[Record],
+        stage: str,
+        fingerprints: Iterable[str],
+        also: Iterable[DataFile] = (),
+    ) -> None:
+        """Rows made by any of these models or judges, by their fingerprint in a version's manifest.
+
+        Args:
+            also: files of other artifacts that hold such rows.
+        """
+        self._also = tuple(also)
         self._store, self._stage = store, stage
         self._kind: Kind[Record] = kind
         self._fingerprints = set(fingerprints)
@@ -159,6 +171,10 @@ class Rows(Generic[Record]):
             rows |= self._good(from_table(self._store.read_table(part), self._kind.record))
         return rows
 
+    def done_with(self, shard_key: str) -> None:
+        """Forget what was kept of a shard in memory: all of it is made."""
+        self._kept.pop(shard_key, None)
+
     def known_of(self, column: str, shard_keys: Iterable[str] = ()) -> set[str]:
         """The values of a column in the good rows that are there, made by one of these models or judges.
 
@@ -214,7 +230,8 @@ class Rows(Generic[Record]):
 
     def _files(self) -> list[DataFile]:
         """Their files, each once."""
-        return list(dict.fromkeys(file for v in self._versions() for file in v.files(self._kind.table)))
+        found: list[DataFile] = [f for v in self._versions() for f in v.files(self._kind.table)]
+        return list(dict.fromkeys([*found, *self._also]))
 
     def _rows_of(self, file: DataFile) -> dict[str, tuple[DataFile, int] | None]:
         column, value = self._kind.good

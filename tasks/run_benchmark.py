@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -19,8 +20,9 @@ from tasks.edit_baseline import edit_cases
 from tasks.editing.catalogue import EditorConfig, fingerprint_of_editor, make_editor
 from tasks.editing.interface import Editor
 from tasks.hp_scorer.calibration import calibration_of
-from tasks.hp_scorer.catalogue import fingerprints_of, make_scorer
+from tasks.hp_scorer.catalogue import fingerprints_of, make_scorer, rubrics_of
 from tasks.hp_scorer.contract import Scorer
+from tasks.hp_scorer.prices import forecast
 from tasks.hp_scorer.settings import MeasuredConfig, ScorerConfig
 from tasks.images import contact_sheet, decode
 from tasks.rate_edits import rate
@@ -93,6 +95,16 @@ class RunBenchmark(Stage):
         basis = [self.fingerprints(), self.settings]
         return [Shard(f"bench-{i:05d}", 2 * (f.rows or 0), basis, {"cases": f}) for i, f in enumerate(files)]
 
+    def forecast(self, shards: Sequence[Shard]) -> Iterator[str]:
+        config = self.config.scorer
+        if config.kind == "vlm":
+            wanted: Counter[EditType] = Counter()
+            for shard in shards:
+                types = self.store.read_table(shard.files["cases"], ["edit_type"])["edit_type"].to_pylist()
+                wanted.update(EditType(edit_type) for edit_type in types * len(MODELS))
+            rubrics = rubrics_of(config, calibration_of(self.inputs.get("scorer")))
+            yield from forecast(config, rubrics, wanted).lines()
+
     def work(self, shard: Shard, progress: Progress) -> ShardResult:
         file = shard.files["cases"]
         cases = list(from_table(self.store.read_table(file), Case))
@@ -102,13 +114,15 @@ class RunBenchmark(Stage):
             for case in cases
         ]
         referee = _referee() if self.config.referee else None
+        failed = 0
         for model, editor in self.editors.items():
             edits = list(edit_cases(editor, cases, self.config.seed))
             for position, score in rate(self.scorer, cases, edits):
+                failed += edits[position].edited is not None and score.score is None
                 rows[position] |= _columns(model, cases[position], edits[position], score, referee)
                 progress(1)
         samples = self.store.add_table(pa.Table.from_pylist(rows, schema=SAMPLES), file.partition)
-        return ShardResult(tables={"samples": (samples,)}, done=len(self.editors) * len(rows))
+        return ShardResult(tables={"samples": (samples,)}, done=len(self.editors) * len(rows), failed=failed)
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
         tables = join_tables(results)

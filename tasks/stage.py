@@ -105,6 +105,10 @@ class Stage(ABC):
     def work(self, shard: Shard, progress: Progress) -> ShardResult:
         """Do one part. May be called again after a crash; writes only through `store.add_*`."""
 
+    def compares_with(self, manifest: Manifest) -> bool:
+        """Whether limits on changes hold against an earlier version: one made by the same configuration, by default."""
+        return manifest.config == self.settings
+
     def forecast(self, shards: Sequence[Shard]) -> Iterator[str]:
         """What working on some shards would cost, told before it begins; nothing by default."""
         return iter(())
@@ -307,7 +311,7 @@ def _broken_limits(stage: Stage, version: Version, before: Version | None) -> li
             earlier = stage.store.version(version.artifact, number)
         except VersionNotFoundError:  # retention removed it
             continue
-        if number != version.number and earlier.manifest.config == version.manifest.config:
+        if number != version.number and stage.compares_with(earlier.manifest):
             return broken_limits(_measures(version), _measures(earlier), limits)
     return broken_limits(_measures(version), None, limits)
 

@@ -1,4 +1,7 @@
-"""The human ceiling: how well people agree with each other. No judge can be shown to agree with them better."""
+"""The human ceiling: how well people agree with each other, each against the mean of the others.
+
+A judge is compared with the mean of all, so it may do a little better.
+"""
 
 from __future__ import annotations
 

@@ -192,7 +192,12 @@ def calibration_result(
     }
     probes = _probes(probed)
     badges = {group: Badge(tuple(_reasons(measures["calibrated"], limits))) for group, measures in found.items()}
-    failed = [f"probe {row['probe']} failed" for row in probes if row["passed"] is False]
+    tried = {row["probe"] for row in probed}
+    failed = [
+        f"probe {row['probe']} {'failed' if row['passed'] is False else 'showed nothing: the judge gave no score'}"
+        for row in probes
+        if row["probe"] in tried and not row["passed"]
+    ]
     fitted = [f"{t}: {fit.note}" for t, fit in maps.items() if not fit.fitted]
     badges[OVERALL] = Badge((*badges[OVERALL].reasons, *failed, *fitted))
     rows = groups[OVERALL]

@@ -8,15 +8,17 @@ from storage.records import EditType
 from tasks.calibration.score_map import IDENTITY
 from tasks.hp_scorer.calibration import CalibratedScorer, Calibration
 from tasks.hp_scorer.contract import Scorer
+from tasks.hp_scorer.judge import Spent
 from tasks.hp_scorer.rubric import Rubric, generic_rubric, rubric_of
 from tasks.hp_scorer.settings import MeasuredConfig, ScorerConfig, VlmConfig
 
 
-def make_scorer(config: ScorerConfig, calibration: Calibration | None = None) -> Scorer:
+def make_scorer(config: ScorerConfig, calibration: Calibration | None = None, spent: Spent | None = None) -> Scorer:
     """Make a judge. Nothing heavy is loaded before it is asked.
 
     Args:
         calibration: rubrics and maps; none: the rubrics of the files, and the judge's own scale.
+        spent: what other judges spent that the same cap is for; it is counted on.
 
     Raises: ValueError where another judge was calibrated.
     """
@@ -28,7 +30,7 @@ def make_scorer(config: ScorerConfig, calibration: Calibration | None = None) ->
     else:
         from tasks.hp_scorer.vlm_scorer import VlmScorer
 
-        scorer = VlmScorer(config, rubrics_of(config, calibration))
+        scorer = VlmScorer(config, rubrics_of(config, calibration), spent or Spent())
     return scorer if calibration is None else CalibratedScorer(scorer, calibration.maps)
 
 

@@ -21,7 +21,13 @@ from tasks.hp_scorer.settings import Mode, ServerSettings
 
 _TOP = 20
 """Alternatives asked for per token: the most that the protocol allows."""
-_FILTER_CODES = ("content_filter", "content_policy_violation", "moderation_blocked", "ResponsibleAIPolicyViolation")
+_FILTER_CODES = (
+    "content_filter",
+    "content_policy_violation",
+    "moderation_blocked",
+    "ResponsibleAIPolicyViolation",
+    "invalid_prompt",
+)
 _IMAGE_CODES = ("invalid_image", "image_parse_error", "invalid_image_format", "image_too_large", "invalid_image_url")
 
 
@@ -55,9 +61,12 @@ class OpenAIJudge:
         self._under_way = 0
         self._answered = asyncio.Event()
         """Set whenever a request is under way no more."""
-        self._client = client or AsyncOpenAI(
-            base_url=settings.base_url, timeout=settings.timeout_seconds, max_retries=0
-        )
+        try:
+            self._client = client or AsyncOpenAI(
+                base_url=settings.base_url, timeout=settings.timeout_seconds, max_retries=0
+            )
+        except openai.OpenAIError as error:
+            raise JudgeError(f"{settings.model}: {error}") from error
         self._limit = AdaptiveLimit(settings.concurrency, self.spent.limit)
         self._random = random.Random(0)
 
@@ -108,6 +117,12 @@ class OpenAIJudge:
         self.spent.limit = self._limit.limit
         await self._client.close()
 
+    @property
+    def _name(self) -> str:
+        """For messages: server and model, without anything secret that the address may hold."""
+        url = self._client.base_url
+        return f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}{url.path} {self.settings.model}"
+
     def _beyond_cap(self) -> bool:
         """Whether one more request, with those under way, may go beyond what is allowed."""
         if self.settings.spend_at_most is None:
@@ -153,7 +168,7 @@ class OpenAIJudge:
                 except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                     return self._refused(error, number + 1)
                 except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-                    raise JudgeError(f"{self._client.base_url} {self.settings.model}: {error.message}") from error
+                    raise JudgeError(f"{self._name}: {error.message}") from error
                 except _PASSING as error:
                     failure, pause = Answer(Outcome.SERVER_ERROR, str(error), tries=number + 1), None
             if number + 1 < self.settings.tries:
@@ -185,6 +200,8 @@ class OpenAIJudge:
         if not choices or getattr(choices[0], "message", None) is None:
             raise GarbledError("an answer without a choice")
         choice, usage = choices[0], response.usage
+        if usage is None and self.settings.spend_at_most is not None:
+            raise JudgeError(f"{self._name} does not tell what it used, so spend_at_most cannot be kept: unset it")
         self.spent.answers += 1
         self.spent.prompt_tokens += usage.prompt_tokens if usage else 0
         self.spent.completion_tokens += usage.completion_tokens if usage else 0
@@ -201,13 +218,12 @@ class OpenAIJudge:
         if choice.finish_reason == "content_filter":
             return Answer(Outcome.FILTERED, text, **counts)
         tokens = [
-            (token.token, {top.token: top.logprob for top in token.top_logprobs})
+            (token.token, {top.token: top.logprob for top in token.top_logprobs or ()})
             for token in (choice.logprobs.content if choice.logprobs and choice.logprobs.content else ())
         ]
         if mode is not Mode.COT and text and not any(tops for _, tops in tokens):
             raise JudgeError(
-                f"{self._client.base_url} {self.settings.model} gave no log-probabilities, which mode {mode} needs: "
-                "use mode cot, or another server"
+                f"{self._name} gave no log-probabilities, which mode {mode} needs: use mode cot, or another server"
             )
         if choice.finish_reason == "length" and mode is not Mode.LOGIT:
             return Answer(Outcome.PARSE_ERROR, f"cut off after {self.settings.max_tokens} tokens: {text}", **counts)
@@ -220,7 +236,9 @@ class OpenAIJudge:
             return Answer(Outcome.FILTERED, said, tries=tries)
         if code in _IMAGE_CODES or "could not process image" in said.lower():
             return Answer(Outcome.IMAGE_ERROR, said, tries=tries)
-        raise JudgeError(f"{self._client.base_url} {self.settings.model} takes no such requests: {said}") from error
+        if self.spent.answers:  # others of the same form were answered: it is this one
+            return Answer(Outcome.SERVER_ERROR, said, tries=tries)
+        raise JudgeError(f"{self._name} takes no such requests: {said}") from error
 
     def _pause(self, number: int) -> float:
         """Seconds until the next try: growing, and never the same for two, or all would come back together."""

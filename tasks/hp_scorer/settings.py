@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tasks.hp_scorer.digits import LEAST_MASS
 from tasks.settings import Settings, passing
@@ -54,6 +57,39 @@ class ServerSettings(Settings):
     price: Price | None = passing(None, "None: as listed for the model by genai-prices, if it is.")
     spend_at_most: float | None = passing(None, "US dollars in one run of one process; then it stops.", gt=0)
 
+    @field_validator("base_url")
+    @classmethod
+    def _check_address(cls, value: str | None) -> str | None:
+        if value is not None and ("@" in urlsplit(value).netloc or urlsplit(value).query):
+            raise ValueError("an address with a name, password or query: the key comes by OPENAI_API_KEY alone")
+        return value
+
+    @field_validator("extra_body")
+    @classmethod
+    def _check_no_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if found := sorted(name for name in _names(value) if _SECRET.search(name)):
+            raise ValueError(f"{', '.join(found)}: settings stand in manifests and on rows, so no secret may be there")
+        return value
+
+
+_SECRET = re.compile(r"(^|_)(api_?key|key|token|secret|password|authorization)$", re.IGNORECASE)
+
+
+def _names(value: Any) -> Iterator[str]:
+    """All keys of nested JSON."""
+    if isinstance(value, Mapping):
+        for name, inside in value.items():
+            yield str(name)
+            yield from _names(inside)
+    elif isinstance(value, list):
+        for inside in value:
+            yield from _names(inside)
+
+
+def _default(tag: str, usual: str) -> BeforeValidator:
+    """Settings of before there were several kinds do not say which they are."""
+    return BeforeValidator(lambda value: {tag: usual, **value} if isinstance(value, Mapping) else value)
+
 
 class LocalSettings(Settings):
     """Qwen3-VL in this process, by transformers."""
@@ -71,7 +107,9 @@ class VlmConfig(Settings):
     """HP-Scorer: which vision-language model judges, and how it is asked."""
 
     kind: Literal["vlm"] = "vlm"
-    judge: Annotated[ServerSettings | LocalSettings, Field(discriminator="where")]
+    judge: Annotated[
+        Annotated[ServerSettings | LocalSettings, Field(discriminator="where")], _default("where", "server")
+    ]
     mode: Mode = Mode.LOGIT
     generic: bool = Field(False, description="The general criteria alone, for all edit types: the paper's Base-Scorer.")
     image_side: int = Field(512, ge=32, description="Pixels of the longer side; larger images are reduced.")
@@ -102,5 +140,7 @@ class MeasuredConfig(Settings):
     noise: float = Field(NOISE, ge=0, description="Standard deviation of its own inaccuracy, in points.")
 
 
-ScorerConfig = Annotated[MeasuredConfig | VlmConfig, Field(discriminator="kind")]
+ScorerConfig = Annotated[
+    Annotated[MeasuredConfig | VlmConfig, Field(discriminator="kind")], _default("kind", "measured")
+]
 """Which judge."""

@@ -109,3 +109,14 @@ def test_a_version_that_is_not_there_is_lost_and_a_damaged_one_is_torn(tmp_path)
     path = next((tmp_path / "store" / "files").rglob("*.parquet"))
     path.write_bytes(path.read_bytes()[:-1])
     assert examine(place.open(), told) == {"versions": 2, "torn": 1, "lost": 0}
+
+
+@pytest.mark.slow
+def test_calibration():
+    figures = figures_of("calibration", "--seeds", "1", "--per-edit-type", "12", "--raters", "2")
+    assert (figures["judge"], figures["raters"], figures["seeds"]) == ("scripted", "simulated", 1)
+    offered = [figures[f"offered_{kind}"] for kind in ("useful", "useless", "harmful")]
+    assert offered == [38, 16, 32]
+    kept = [figures[f"kept_{kind}"] for kind in ("useful", "useless", "harmful")]
+    assert all(0 <= few <= many for few, many in zip(kept, offered, strict=True))
+    assert figures["mae_calibrated"] < figures["mae_generic"]

@@ -28,7 +28,7 @@ from tasks.hp_scorer.distractors import HARMFUL, USELESS
 from tasks.hp_scorer.question_bank import stand_in_bank
 from tasks.hp_scorer.questions import QUESTIONS
 from tasks.hp_scorer.rubric import rubric_of
-from tasks.hp_scorer.settings import MeasuredConfig, ServerSettings
+from tasks.hp_scorer.settings import MeasuredConfig, Price, ServerSettings, VlmConfig
 from tasks.miniature.coco import write_coco
 from tasks.pick_triplets import PickConfig, PickTriplets
 from tasks.rate_edits import RateConfig, RateEdits
@@ -504,3 +504,21 @@ def test_another_seed_sets_others_aside(labels):
     for row in triplets:
         sources.setdefault(row["source_id"], set()).add(stages[0].held_out[row["edit_id"]])
     assert all(len(sides) == 1 for sides in sources.values()), "an image is on one side"
+
+
+def test_another_question_in_the_bank_is_another_calibration(labels):
+    """It stood in no setting: the rubric files had changed, and the old version was given back."""
+    stage = CalibrateScorer(labels.store, CalibrateConfig(), labels)
+    bank = stand_in_bank()
+    fewer = {t: tuple(bank[t][1:] if t == EditType.BOKEH else bank[t]) for t in EditType}
+    explicit = CalibrateScorer(labels.store, CalibrateConfig(bank=fewer), labels)
+    changed = {name for name, value in stage.fingerprints().items() if explicit.fingerprints()[name] != value}
+    assert changed == {"bank of bokeh"}
+
+
+def test_all_rubrics_that_are_tried_share_one_cap(labels):
+    judge = ServerSettings(model="m", price=Price(prompt=1, completion=1), spend_at_most=1)
+    stage = CalibrateScorer(labels.store, CalibrateConfig(scorer=VlmConfig(judge=judge)), labels)
+    asking = calibrate_scorer._Asking(stage, EditType.BOKEH, "key", lambda count: None)
+    rubrics = [rubric_of(EditType.BOKEH), rubric_of(EditType.BOKEH).with_questions(())]
+    assert len({id(asking.scorer(rubric).scorer.spent) for rubric in rubrics}) == 1
