@@ -28,8 +28,9 @@ from tasks.hp_scorer.prices import forecast
 from tasks.hp_scorer.question_bank import bank_of
 from tasks.hp_scorer.rubric import Rubric, RubricQuestion, generic_rubric, rubric_of
 from tasks.hp_scorer.settings import MeasuredConfig, ScorerConfig, ServerSettings
+from tasks.images import contact_sheet, decode
 from tasks.limits import Limit
-from tasks.pages.calibration import render_calibration
+from tasks.pages.calibration import disagreements, render_calibration
 from tasks.rate_edits import rate, triplet_of
 from tasks.rows import Kind, Rows
 from tasks.settings import passing
@@ -49,6 +50,9 @@ PROBED = pa.schema(
     + [("before", pa.float64()), ("after", pa.float64())]
 )
 SCORER = pa.schema([(name, pa.string()) for name in ("edit_type", "rubric", "score_map", "note")])
+DISAGREEMENTS = pa.schema(
+    [(name, pa.string()) for name in ("edit_type", "edit_id")] + [(name, pa.float64()) for name in ("people", "judge")]
+)
 AGREEMENT = pa.schema(
     [(name, pa.string()) for name in ("edit_type", "judge", "measure")]
     + [(name, pa.float64()) for name in ("value", "low", "high")]
@@ -225,8 +229,34 @@ class CalibrateScorer(Stage):
         page = render_calibration(result, self.config.scorer.deciding(), self.inputs["triplets"], labels)
         tables["scorer"] = [self.store.add_table(_table(result.scorer_rows(), SCORER))]
         tables["agreement"] = [self.store.add_table(_table(result.agreement_rows(), AGREEMENT))]
+        apart = [
+            {"edit_type": t, "edit_id": j.edit_id, "people": j.human, "judge": result.calibrated_score(j)}
+            for t in rubrics
+            for j in disagreements(result, t)
+        ]
+        tables["disagreements"] = [self.store.add_table(_table(apart, DISAGREEMENTS))]
         tables["report"] = [self.store.add_file(page.encode(), ".html")]
         return Result(tables, result.statistics(), result.measures())
+
+    def pictures(self, version: Version) -> list[tuple[str, bytes]]:
+        """The largest disagreements with the raters, since they tell what the judge does not see."""
+        shown: dict[str, list[dict[str, Any]]] = {}
+        for row in version.table("disagreements").to_pylist():
+            shown.setdefault(row["edit_type"], []).append(row)
+        sheet = []
+        for file in self.inputs["triplets"].files("triplets"):
+            table = self.store.read_table(file, ["edit_id", "edit_type", "source", "edited"])
+            images = {row["edit_id"]: row for row in table.to_pylist()}
+            for edit_type, rows in shown.items():
+                found = [row for row in rows[:3] if row["edit_id"] in images]
+                said = [
+                    f"{row['people']:.1f} against {'none' if row['judge'] is None else format(row['judge'], '.1f')}"
+                    for row in found
+                ]
+                pictures = [decode(images[r["edit_id"]][c]["bytes"]) for r in found for c in ("source", "edited")]
+                if found:
+                    sheet.append((f"{edit_type}, raters against judge: {'; '.join(said)}", pictures))
+        return [("largest disagreements: source and edit", contact_sheet(sheet))] if sheet else []
 
     def _bank(self, edit_type: EditType) -> Sequence[RubricQuestion]:
         return self.config.bank.get(edit_type, ()) if self.config.bank else bank_of(self.config.scorer)[edit_type]

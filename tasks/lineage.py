@@ -153,9 +153,17 @@ def statistics_list(statistics: Mapping[str, Any]) -> str:
                 for key, row in value.items()
             ]
             parts.append("\n".join(rows))
+        elif isinstance(value, Mapping) and value and all(_is_words(item) for item in value.values()):
+            rows = [f"| {_plain(name)} | |", "|---|---|"]
+            rows += [f"| {_plain(key)} | {_cell(item)} |" for key, item in value.items()]
+            parts.append("\n".join(rows))
         else:
             parts.append(f"- **{_plain(name)}**: {_cell(value)}")
     return "\n\n".join(parts)
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _node(version: Version) -> str:
@@ -168,7 +176,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{_plain(key)} {_cell(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return " ".join(_cell(item) for item in value)
+        words = any(isinstance(item, str) for item in value)
+        return ("; " if words else " ").join(_cell(item) for item in value)
     return "" if value is None else _plain(value)
 
 
