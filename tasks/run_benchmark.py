@@ -12,10 +12,12 @@ import pyarrow as pa
 from pydantic import Field
 
 from storage.lineage import ancestors
+from storage.manifest import DataFile
 from storage.records import Case, Edit, EditType, Score
 from storage.schemas import IMAGE, from_table, with_image_features
 from storage.store import Store, Version
 from storage.work import ShardResult
+from tasks.calibration.score_map import IDENTITY
 from tasks.edit_baseline import edit_cases
 from tasks.editing.catalogue import EditorConfig, fingerprint_of_editor, make_editor
 from tasks.editing.interface import Editor
@@ -35,7 +37,7 @@ SAMPLES = with_image_features(
         [(name, pa.string()) for name in ("case_id", "source_id", "edit_type", "category", "instruction")]
         + [("source", IMAGE)]
         + [(f"{model}_edited", IMAGE) for model in MODELS]
-        + [(f"{model}_{what}", pa.float64()) for model in MODELS for what in ("score", "referee")]
+        + [(f"{model}_{what}", pa.float64()) for model in MODELS for what in ("score", "raw_score", "referee")]
         + [(f"{model}_outcome", pa.string()) for model in MODELS]
     )
 )
@@ -56,7 +58,7 @@ class RunBenchmark(Stage):
 
     name = "benchmark"
     artifact = "benchmark"
-    code_version = 4
+    code_version = 5
 
     def __init__(
         self, store: Store, config: BenchmarkConfig, cases: Version, adapter: Version, scorer: Version | None = None
@@ -92,7 +94,9 @@ class RunBenchmark(Stage):
 
     def shards(self) -> list[Shard]:
         files = self.inputs["cases"].files("bench")
-        basis = [self.fingerprints(), self.settings]
+        # Without the maps: they are applied at the end, so that a new one rates nothing anew.
+        asked = {name: value for name, value in self.fingerprints().items() if not name.startswith("map of ")}
+        basis = [asked, self.settings]
         return [Shard(f"bench-{i:05d}", 2 * (f.rows or 0), basis, {"cases": f}) for i, f in enumerate(files)]
 
     def forecast(self, shards: Sequence[Shard]) -> Iterator[str]:
@@ -126,12 +130,25 @@ class RunBenchmark(Stage):
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
         tables = join_tables(results)
+        tables["samples"] = [self._calibrated(file) for file in tables["samples"]]
         columns = [name for name in SAMPLES.names if not name.endswith(("_edited", "source"))]
         rows = [row for file in tables["samples"] for row in self.store.read_table(file, columns).to_pylist()]
         expected = self.inputs["cases"].table("bench", ["case_id"])["case_id"].to_pylist()
         check_coverage("bench samples", expected, [row["case_id"] for row in rows])
         judges = ["score", *(["referee"] if self.config.referee else [])]
         return Result(tables, {judge: compare(rows, judge) for judge in judges})
+
+    def _calibrated(self, file: DataFile) -> DataFile:
+        """The samples of a file with their scores on people's scale."""
+        table = self.store.read_table(file)
+        maps = [self.scorer.map_of(EditType(edit_type)) for edit_type in table["edit_type"].to_pylist()]
+        if all(one == IDENTITY for one in maps):
+            return file
+        for model in MODELS:
+            name, raws = f"{model}_score", table[f"{model}_raw_score"].to_pylist()
+            mapped = [None if raw is None else one(raw) for one, raw in zip(maps, raws, strict=True)]
+            table = table.set_column(table.column_names.index(name), name, pa.array(mapped, pa.float64()))
+        return self.store.add_table(table, file.partition)
 
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
         rows = []
@@ -178,7 +195,8 @@ def _columns(
 ) -> dict[str, Any]:
     return {
         f"{model}_edited": None if edit.edited is None else {"bytes": edit.edited, "path": None},
-        f"{model}_score": score.score,
+        f"{model}_score": score.raw,
+        f"{model}_raw_score": score.raw,
         f"{model}_outcome": score.outcome,
         f"{model}_referee": referee(case, edit.edited) if referee and edit.edited else None,
     }
