@@ -42,7 +42,9 @@ class CountedBenchmark(RunBenchmark):
 def inputs(store, tmp_path):
     collect = CollectConfig(train_per_edit_type=1, bench_per_edit_type=3, cases_per_image=8, bench_share=0.5)
     cases = execute(CollectCases(store, collect, write_coco(tmp_path, 5, 24))).version
-    adapter = store.commit(Manifest(artifact="adapter", stage="post-train", stage_version=1, key="by-hand", config={}, tables={}))
+    adapter = store.commit(
+        Manifest(artifact="adapter", stage="post-train", stage_version=1, key="by-hand", config={}, tables={})
+    )
     return cases, adapter
 
 
