@@ -56,12 +56,17 @@ def parser() -> argparse.ArgumentParser:
         "--name", action="append", default=[], help="a further name that browsers call this machine by, with --host"
     )
     options.add_argument("--seed", type=int, default=0, help="of the order in which each rater sees the edits")
+    add_store_option(options)
+    return options
+
+
+def add_store_option(options: argparse.ArgumentParser) -> None:
+    """Where the versions are."""
     options.add_argument(
         "--store",
         default=os.environ.get("HP_EDIT_STORE", DEFAULT_STORE),
         help="a folder or an fsspec address (HP_EDIT_STORE, else %(default)s)",
     )
-    return options
 
 
 def main(words: Sequence[str] | None = None) -> int:
