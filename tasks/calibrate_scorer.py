@@ -18,10 +18,8 @@ from tasks.calibration.probes import PROBES
 from tasks.calibration.proposals import proposer
 from tasks.calibration.question_loop import People, Step, choose_questions
 from tasks.calibration.results import BadgeLimits, Judged, calibration_result
-from tasks.calibration.score_map import IDENTITY
 from tasks.calibration.triplets import Labels, RatedTriplet, held_out_of, labels_of, rated_triplets
-from tasks.hp_scorer.calibration import Calibration
-from tasks.hp_scorer.catalogue import make_scorer
+from tasks.hp_scorer.catalogue import judge_asked_by, make_scorer
 from tasks.hp_scorer.contract import Outcome, Scorer
 from tasks.hp_scorer.judge import Spent
 from tasks.hp_scorer.prices import forecast
@@ -276,11 +274,9 @@ class _Asking:
     def scorer(self, rubric: Rubric) -> Scorer:
         """The judge, asked by a rubric."""
         if rubric.fingerprint not in self._scorers:
-            config = self._stage.config.scorer
             rubrics = dict.fromkeys(EditType, generic_rubric()) | {self._edit_type: rubric}
-            maps = dict.fromkeys(EditType, IDENTITY)
-            calibration = Calibration(config.deciding(), rubrics, maps)
-            self._scorers[rubric.fingerprint] = make_scorer(config, calibration, self._stage.spent)
+            scorer = judge_asked_by(self._stage.config.scorer, rubrics, self._stage.spent)
+            self._scorers[rubric.fingerprint] = scorer
         return self._scorers[rubric.fingerprint]
 
     def scores(self, rubric: Rubric, triplets: Sequence[RatedTriplet]) -> list[Score]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 Pixels = NDArray[np.uint8]
+_KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
 LARGEST_IMAGE = 50_000_000
 """Pixels; a larger image is refused before it is decoded, since a small file can unpack to any size."""
 
@@ -49,6 +50,11 @@ def decode(data: bytes) -> Pixels:
 
 class ImageTooLargeError(ValueError):
     """An image has more pixels than are decoded."""
+
+
+def image_kind(data: bytes) -> str | None:
+    """By how the file begins, "png" or "jpeg"; None for anything else."""
+    return next((kind for start, kind in _KINDS.items() if data.startswith(start)), None)
 
 
 def data_uri(data: bytes, kind: str = "png") -> str:

@@ -6,7 +6,6 @@ goes on from there to people's, so that scores stay comparable when a judge is n
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
@@ -24,10 +23,9 @@ from storage.work import ShardResult
 from tasks.calibrate_scorer import AGREEMENT, JUDGEMENTS, SCORER, CalibrateScorer
 from tasks.calibration.migration import Migration, Pair, migration
 from tasks.calibration.picking import Pickable, split_held_out
-from tasks.calibration.score_map import IDENTITY
 from tasks.calibration.triplets import Labels, RatedTriplet, held_out_of, labels_of, rated_triplets
-from tasks.hp_scorer.calibration import Calibration, calibration_of
-from tasks.hp_scorer.catalogue import make_scorer
+from tasks.hp_scorer.calibration import Calibration, calibration_of, scorer_rows
+from tasks.hp_scorer.catalogue import judge_asked_by
 from tasks.hp_scorer.contract import Outcome, Scorer
 from tasks.hp_scorer.judge import JudgeError, SpendingCapError
 from tasks.hp_scorer.prices import forecast
@@ -112,16 +110,12 @@ class MigrateJudge(Stage):
     @cached_property
     def old_judge(self) -> Scorer:
         """On its own scale."""
-        return self._judge(self.config.old)
+        return judge_asked_by(self.config.old, self.calibration.rubrics)
 
     @cached_property
     def new_judge(self) -> Scorer:
         """On its own scale."""
-        return self._judge(self.config.scorer)
-
-    def _judge(self, config: ScorerConfig) -> Scorer:
-        maps = dict.fromkeys(EditType, IDENTITY)
-        return make_scorer(config, Calibration(config.deciding(), self.calibration.rubrics, maps))
+        return judge_asked_by(self.config.scorer, self.calibration.rubrics)
 
     @cached_property
     def types(self) -> dict[str, EditType]:
@@ -289,18 +283,9 @@ class MigrateJudge(Stage):
         }
         names = {"old": self.config.old.deciding(), "new": self.config.scorer.deciding()}
         page = render_migration(found, names, self.inputs, left_out, raters)
-        rubrics = self.calibration.rubrics
-        scorer_rows = [
-            {
-                "edit_type": t,
-                "rubric": rubrics[t].model_dump_json(),
-                "score_map": json.dumps(found.to_people[t].to_json()),
-                "note": found.to_old[t].note,
-            }
-            for t in rubrics
-        ]
+        notes = {edit_type: fit.note for edit_type, fit in found.to_old.items()}
         for name, rows, schema in (
-            ("scorer", scorer_rows, SCORER),
+            ("scorer", scorer_rows(self.calibration.rubrics, found.to_people, notes), SCORER),
             ("moved", found.moved_rows(), MOVED),
             ("agreement", found.agreement_rows(), AGREEMENT),
         ):

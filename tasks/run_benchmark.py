@@ -130,7 +130,8 @@ class RunBenchmark(Stage):
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
         tables = join_tables(results)
-        tables["samples"] = [self._calibrated(file) for file in tables["samples"]]
+        if any(self.scorer.map_of(edit_type) != IDENTITY for edit_type in EditType):
+            tables["samples"] = [self._calibrated(file) for file in tables["samples"]]
         columns = [name for name in SAMPLES.names if not name.endswith(("_edited", "source"))]
         rows = [row for file in tables["samples"] for row in self.store.read_table(file, columns).to_pylist()]
         expected = self.inputs["cases"].table("bench", ["case_id"])["case_id"].to_pylist()
@@ -142,8 +143,6 @@ class RunBenchmark(Stage):
         """The samples of a file with their scores on people's scale."""
         table = self.store.read_table(file)
         maps = [self.scorer.map_of(EditType(edit_type)) for edit_type in table["edit_type"].to_pylist()]
-        if all(one == IDENTITY for one in maps):
-            return file
         for model in MODELS:
             name, raws = f"{model}_score", table[f"{model}_raw_score"].to_pylist()
             mapped = [None if raw is None else one(raw) for one, raw in zip(maps, raws, strict=True)]

@@ -1,4 +1,4 @@
-"""People's ratings as files: tables and Label Studio's JSON, read without guessing."""
+"""People's ratings as tables, read without guessing."""
 
 from __future__ import annotations
 
@@ -7,28 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 
-from tasks.calibration.label_studio import (
-    LABELING_CONFIG,
-    EditToLabel,
-    read_label_studio,
-    write_label_studio,
-    write_label_studio_ratings,
-)
-from tasks.calibration.ratings import Rating, Skipped, check_known, keep_latest, latest_of, read_rating
-
-__all__ = [
-    "LABELING_CONFIG",
-    "EditToLabel",
-    "Rating",
-    "Skipped",
-    "check_known",
-    "keep_latest",
-    "read_csv",
-    "read_label_studio",
-    "write_csv",
-    "write_label_studio",
-    "write_label_studio_ratings",
-]
+from tasks.calibration.ratings import Rating, Skipped, latest_of, read_rating
 
 _COLUMNS = ("edit_id", "rater", "score", "rated_at")
 _DELIMITERS = ",;\t"

@@ -5,18 +5,17 @@ Its task format: https://labelstud.io/guide/task_format; its JSON-MIN export has
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tasks.calibration.ratings import BEST, Rating, Skipped, latest_of, read_rating
+from tasks.images import data_uri, image_kind
 
 _CONTROL = "score"
 _OBJECT = "edited"
 _KINDS = ("choices", "rating", "number")
-_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 LABELING_CONFIG = f"""<View>
   <Header value="$edit_type"/>
@@ -197,7 +196,6 @@ def _data(item: EditToLabel) -> dict[str, str]:
 
 
 def _data_uri(what: str, image: bytes) -> str:
-    for signature, kind in _SIGNATURES.items():
-        if image.startswith(signature):
-            return f"data:{kind};base64,{base64.b64encode(image).decode()}"
-    raise ValueError(f"{what} is neither PNG nor JPEG")
+    if (kind := image_kind(image)) is None:
+        raise ValueError(f"{what} is neither PNG nor JPEG")
+    return data_uri(image, kind)

@@ -10,7 +10,7 @@ from typing import Any
 from tasks.calibration.triplets import RatedTriplet
 from tasks.hp_scorer.rubric import Rubric, RubricQuestion
 from tasks.hp_scorer.settings import ServerSettings
-from tasks.images import data_uri
+from tasks.images import data_uri, image_kind
 
 logger = logging.getLogger(__name__)
 
@@ -111,5 +111,5 @@ def _text(text: str) -> dict[str, Any]:
 
 
 def _image(data: bytes) -> dict[str, Any]:
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-    return {"type": "image_url", "image_url": {"url": data_uri(data, kind), "detail": "high"}}
+    url = data_uri(data, image_kind(data) or "jpeg")
+    return {"type": "image_url", "image_url": {"url": url, "detail": "high"}}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 BEST = 5
+"""The highest score; the lowest is 0."""
 _WHOLE_SCORE = re.compile(r"0*([0-5])([.,]0*)?")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -16,6 +15,7 @@ from tasks.calibration.ceiling import rater_agreement
 from tasks.calibration.probes import PROBES
 from tasks.calibration.question_loop import MEASURE
 from tasks.calibration.score_map import MapFit, fit_maps
+from tasks.hp_scorer.calibration import scorer_rows
 from tasks.hp_scorer.rubric import Rubric
 from tasks.settings import Settings
 
@@ -107,15 +107,8 @@ class CalibrationResult:
 
     def scorer_rows(self) -> list[dict[str, Any]]:
         """What `calibration_of` reads, one row per edit type."""
-        return [
-            {
-                "edit_type": edit_type,
-                "rubric": rubric.model_dump_json(),
-                "score_map": json.dumps(self.maps[edit_type].score_map.to_json()),
-                "note": self.maps[edit_type].note,
-            }
-            for edit_type, rubric in self.rubrics.items()
-        ]
+        maps = {edit_type: fit.score_map for edit_type, fit in self.maps.items()}
+        return scorer_rows(self.rubrics, maps, {edit_type: fit.note for edit_type, fit in self.maps.items()})
 
     def agreement_rows(self) -> list[dict[str, Any]]:
         """Every figure, one per row."""

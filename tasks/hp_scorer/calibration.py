@@ -85,6 +85,25 @@ class CalibratedScorer(Scorer):
                     yield position, replace(judgement, score=score, raw_score=judgement.raw)
 
 
+def scorer_rows(
+    rubrics: Mapping[EditType, Rubric], maps: Mapping[EditType, ScoreMap], notes: Mapping[EditType, str]
+) -> list[dict[str, Any]]:
+    """The table `scorer` of a version of the artifact, which `calibration_of` reads.
+
+    Args:
+        notes: what to know of each map.
+    """
+    return [
+        {
+            "edit_type": edit_type,
+            "rubric": rubric.model_dump_json(),
+            "score_map": json.dumps(maps[edit_type].to_json()),
+            "note": notes[edit_type],
+        }
+        for edit_type, rubric in rubrics.items()
+    ]
+
+
 def calibration_of(version: Version | None) -> Calibration | None:
     """What a version of the artifact `scorer` says; None of none."""
     if version is None:

@@ -34,6 +34,11 @@ def make_scorer(config: ScorerConfig, calibration: Calibration | None = None, sp
     return scorer if calibration is None else CalibratedScorer(scorer, calibration.maps)
 
 
+def judge_asked_by(config: ScorerConfig, rubrics: Mapping[EditType, Rubric], spent: Spent | None = None) -> Scorer:
+    """A judge asked by given rubrics, on its own scale; otherwise as `make_scorer`."""
+    return make_scorer(config, Calibration(config.deciding(), rubrics, dict.fromkeys(EditType, IDENTITY)), spent)
+
+
 def rubrics_of(config: VlmConfig, calibration: Calibration | None = None) -> Mapping[EditType, Rubric]:
     """What a judge is told, by edit type."""
     if calibration is not None:

@@ -24,6 +24,8 @@ from tasks.hp_scorer.settings import NOISE
 LARGEST_SIDE = 256
 """Larger pictures are measured at this size: it bounds the cost, and grain of single pixels is not what people see."""
 REVISION = "measured-2"
+KEPT_PIXELS = 128 * 128
+"""Measurements of larger pictures are not kept: of photographs they would take up to a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class MeasuredScorer(Scorer):
         # All that is measured: probes change the source or the request under the case's name.
         asked = [triplet.edit_type, triplet.request.to_dict()]
         look = identity(key, triplet.source.tobytes(), triplet.mask.tobytes(), asked)
-        case = _case_of(_Shown(look, self.recogniser.fingerprint if self.recogniser else "", triplet, self.recogniser))
+        shown = _Shown(look, self.recogniser.fingerprint if self.recogniser else "", triplet, self.recogniser)
+        case = _case_of(shown) if triplet.mask.size <= KEPT_PIXELS else _new_case(shown)
         answers = {q.name: q.answer(case) for q in self._questions(triplet.edit_type)}
         score = combine(self._questions(triplet.edit_type), answers)
         score += self.noise * float(np.random.default_rng(int(key, 16)).standard_normal())
@@ -105,14 +108,17 @@ class _Shown:
     recogniser: Recogniser | None = field(compare=False)
 
 
-@lru_cache(maxsize=128)
-def _case_of(shown: _Shown) -> Case:
-    """The measurements of a triplet; a calibration asks about the same ones again and again."""
+def _new_case(shown: _Shown) -> Case:
+    """The measurements of a triplet."""
     triplet, recogniser = shown.triplet, shown.recogniser
     seen, request = _to_measure(triplet), triplet.request
     if recogniser is None or request.new_category is None:
         return Case(triplet, seen, None)
     return Case(triplet, seen, recogniser.look(seen, triplet.edit_type, request))
+
+
+_case_of = lru_cache(maxsize=128)(_new_case)
+"""The same, kept: a calibration asks about the same triplets again and again."""
 
 
 def combine(questions: Sequence[Question], answers: dict[str, float]) -> float:

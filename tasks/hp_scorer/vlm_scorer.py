@@ -63,11 +63,15 @@ class VlmScorer(Scorer):
         unreadable: list[int] = []
 
         def prompts() -> Iterator[Prompt]:
+            seen: Pixels | None = None
             for position, triplet in enumerate(triplets):
                 if triplet.edited is None:
                     unreadable.append(position)
                     continue
-                prompt = self.prompt(triplet)
+                # The samples of a training group have one source: it is encoded once.
+                if triplet.source is not seen:
+                    seen, source = triplet.source, self._encoded(triplet.source)
+                prompt = self.prompt(triplet, source)
                 for repeat in range(attempt * repeats, (attempt + 1) * repeats):
                     asked.append((position, triplet.edit_type))
                     yield replace(prompt, repeat=repeat)
@@ -86,14 +90,18 @@ class VlmScorer(Scorer):
             told = "the edited image cannot be read"
             yield position, Judgement(outcome=Outcome.IMAGE_ERROR, score=None, raw_reply=told)
 
-    def prompt(self, triplet: EditTriplet) -> Prompt:
-        """What is sent for a triplet, whose edited image is there."""
+    def prompt(self, triplet: EditTriplet, source: bytes | None = None) -> Prompt:
+        """What is sent for a triplet, whose edited image is there.
+
+        Args:
+            source: its source as it is sent, where that is made already.
+        """
         assert triplet.edited is not None
         return Prompt(
             rubric=self.rubrics[triplet.edit_type],
             mode=self.config.mode,
             instruction=triplet.instruction,
-            source=self._encoded(triplet.source),
+            source=source or self._encoded(triplet.source),
             edited=self._encoded(triplet.edited),
             image_kind="png" if self.config.image_quality is None else "jpeg",
         )

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-BEST = 5
-"""The highest score; the lowest is 0."""
+from tasks.calibration.ratings import BEST
+from tasks.images import image_kind
+
 NOT_JSON = "torn or not JSON"
 """Why a line is not understood that a crash cut off, or that is no JSON object."""
 TEXT_BYTES = 200
 """So much is told of a line that is not understood."""
 _EDIT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,119}")
-_KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class RatingItem:
         if not _EDIT_ID.fullmatch(self.edit_id):
             raise ValueError(f"edit_id {self.edit_id!r} is not 1 to 120 letters, digits or _ . : -")
         for name, data in (("source", self.source), ("edited", self.edited)):
-            if not data.startswith(tuple(_KINDS)):
+            if image_kind(data) is None:
                 raise ValueError(f"{self.edit_id}: {name} is no PNG or JPEG file, it begins with {data[:8]!r}")
 
 
 def media_type(image: bytes) -> str:
     """What a PNG or JPEG file is called in HTTP."""
-    return next(kind for start, kind in _KINDS.items() if image.startswith(start))
+    return f"image/{image_kind(image)}"
 
 
 @dataclass(frozen=True)

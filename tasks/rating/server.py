@@ -23,10 +23,11 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from tasks.calibration.ratings import BEST
 from tasks.hp_scorer.rubric import generic_rubric
 from tasks.rating.guard import LOOPBACK, guard
 from tasks.rating.order import blind_order, counts, pace_seconds, still_to_rate
-from tasks.rating.ratings import BEST, Rating, RatingBook, RatingItem, media_type
+from tasks.rating.ratings import Rating, RatingBook, RatingItem, media_type
 
 logger = logging.getLogger(__name__)
 

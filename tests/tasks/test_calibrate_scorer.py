@@ -22,7 +22,7 @@ from tasks.collect_cases import CollectCases, CollectConfig
 from tasks.collect_labels import CollectLabels, LabelConfig
 from tasks.edit_baseline import EditConfig
 from tasks.hp_scorer.calibration import calibration_of
-from tasks.hp_scorer.catalogue import make_scorer
+from tasks.hp_scorer.catalogue import judge_asked_by
 from tasks.hp_scorer.contract import Judgement, Outcome, Scorer
 from tasks.hp_scorer.distractors import HARMFUL, USELESS
 from tasks.hp_scorer.question_bank import stand_in_bank
@@ -98,7 +98,7 @@ def watch(monkeypatch):
 
     def watched(**options):
         books = Books(**options)
-        monkeypatch.setattr(calibrate_scorer, "make_scorer", watching(books))
+        monkeypatch.setattr(calibrate_scorer, "judge_asked_by", watching(books))
         return books
 
     return watched
@@ -129,7 +129,7 @@ def labels(rated, tmp_path):
 
 def watching(books):
     """A maker of judges that are watched."""
-    return lambda *given: Watched(make_scorer(*given), books)
+    return lambda *given: Watched(judge_asked_by(*given), books)
 
 
 def calibrate(labels, config=QUICK, **options):
@@ -159,7 +159,7 @@ def calibrated_with(config, rated, folder):
     """In a store of its own: (run, what the judge was asked)."""
     books = Books()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate_scorer, "make_scorer", watching(books))
+        patch.setattr(calibrate_scorer, "judge_asked_by", watching(books))
         return calibrate(copied(rated, folder / "store"), config), books
 
 

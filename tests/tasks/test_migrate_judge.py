@@ -25,6 +25,7 @@ from tasks.collect_cases import CollectCases, CollectConfig
 from tasks.collect_labels import CollectLabels, LabelConfig
 from tasks.edit_baseline import EditConfig
 from tasks.hp_scorer.calibration import calibration_of
+from tasks.hp_scorer.catalogue import judge_asked_by
 from tasks.hp_scorer.judge import JudgeError
 from tasks.hp_scorer.question_bank import stand_in_bank
 from tasks.hp_scorer.settings import MeasuredConfig, Mode, Price, ServerSettings, VlmConfig
@@ -103,11 +104,11 @@ class Watched(MigrateJudge):
 
     @cached_property
     def old_judge(self):
-        return Counted(super()._judge(self.config.old))
+        return Counted(judge_asked_by(self.config.old, self.calibration.rubrics))
 
     @cached_property
     def new_judge(self):
-        return Counted(super()._judge(self.config.scorer), self.cut_off_after)
+        return Counted(judge_asked_by(self.config.scorer, self.calibration.rubrics), self.cut_off_after)
 
 
 class BentJudge:

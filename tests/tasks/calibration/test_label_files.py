@@ -10,19 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.calibration.label_files import (
+from tasks.calibration.label_files import read_csv, write_csv
+from tasks.calibration.label_studio import (
     LABELING_CONFIG,
     EditToLabel,
-    Rating,
-    Skipped,
-    check_known,
-    keep_latest,
-    read_csv,
     read_label_studio,
-    write_csv,
     write_label_studio,
     write_label_studio_ratings,
 )
+from tasks.calibration.ratings import Rating, Skipped, check_known, keep_latest
 
 TEXT = st.text(max_size=12).filter(lambda t: t == t.strip() and "\x00" not in t)
 NAME = TEXT.filter(bool) | st.sampled_from(
