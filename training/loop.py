@@ -113,7 +113,7 @@ def _iterate(
         encoded = editor.encode([case.source for case in picked], [case.instruction for case in picked])
     condition = encoded.take(repeat_groups(range(config.groups), config.group_size))
     trajectory = roll_out(editor, condition, config, iteration, lanes)
-    images = editor.decode(trajectory.final_BNC, condition)
+    images = editor.decode(trajectory.final_BNC, condition.shape)
     rolled_out = time.perf_counter()
 
     scores_B = scores_to_tensor(reward([case.case_id for case in picked for _ in range(config.group_size)], images))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training import sde
 from training.config import FlowGrpoConfig
-from training.editors.interface import Condition, TrainableEditor, sampling_times
+from training.editors.interface import Condition, TrainableEditor
 from training.lanes import velocity
 
 
@@ -65,7 +65,7 @@ def generate(
 ) -> Tensor:
     """Edit by the ODE; returns latents at t = 0, (B, N, C)."""
     latents_BNC = noise_BNC
-    times = sampling_times(editor, num_steps).to(noise_BNC.device)
+    times = editor.sampling_times(num_steps, condition.shape).to(noise_BNC.device)
     for t, t_next in pairwise(times):
         t_B, t_next_B = t.expand(len(condition)), t_next.expand(len(condition))
         velocity_BNC = velocity(editor, latents_BNC, t_B, condition, lanes)
@@ -78,10 +78,10 @@ def roll_out(
     editor: TrainableEditor, condition: Condition, config: FlowGrpoConfig, iteration: int, lanes: int = 1
 ) -> Trajectory:
     """Sample with SDE steps inside this iteration's window and ODE steps elsewhere."""
-    times = sampling_times(editor, config.num_steps).to(condition.source_BNC.device)
+    times = editor.sampling_times(config.num_steps, condition.shape).to(condition.device)
     first = window_start(config, iteration)
     trained = range(first, first + config.window_length)
-    generator = generator_of(config.seed, iteration, 2, device=condition.source_BNC.device)
+    generator = generator_of(config.seed, iteration, 2, device=condition.device)
     latents_BNC = draw_noise(condition, generator)
     states, nexts, log_probs = [], [], []
     for step in range(config.num_steps):
@@ -106,7 +106,7 @@ def roll_out(
 
 def draw_noise(condition: Condition, generator: torch.Generator) -> Tensor:
     """Standard normal noise in the shape of the condition's latents."""
-    return torch.randn(condition.source_BNC.shape, generator=generator, device=condition.source_BNC.device)
+    return torch.randn(condition.noise_shape, generator=generator, device=condition.device)
 
 
 def replay(
@@ -122,7 +122,7 @@ def replay(
     t_next_B = trajectory.next_times_S.repeat_interleave(samples)
     repeated = condition.take(torch.arange(samples).repeat(steps))
     velocity_BNC = editor.velocity(states_BNC, t_B, repeated)
-    t_limit = float(sampling_times(editor, config.num_steps)[1])
+    t_limit = float(editor.sampling_times(config.num_steps, condition.shape)[1])
     return sde.step_distribution(states_BNC, velocity_BNC, t_B, t_next_B, config.noise_level, t_limit)
 
 

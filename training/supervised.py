@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from training.editors.interface import Pixels, TrainableEditor
+from training.editors.interface import Pixels, SupervisedEditor
 from training.lanes import add_up, map_lanes
 from training.rollout import generator_of
 from training.state import History, Sink, restore_training_state, training_state
@@ -66,7 +66,7 @@ class SupervisedConfig:
 
 
 def flow_matching_loss(
-    editor: TrainableEditor,
+    editor: SupervisedEditor,
     examples: Sequence[Example],
     even_B: Tensor,
     noise_BNC: Tensor,
@@ -106,7 +106,7 @@ def _evenly(part_BNC: Tensor, smallest: float) -> Tensor:
 
 
 def _loss_and_gradients(
-    editor: TrainableEditor,
+    editor: SupervisedEditor,
     parameters: Sequence[nn.Parameter],
     examples: Sequence[Example],
     config: SupervisedConfig,
@@ -135,7 +135,7 @@ def _loss_and_gradients(
 
 
 def train_supervised(
-    editor: TrainableEditor,
+    editor: SupervisedEditor,
     parameters: Sequence[nn.Parameter],
     batches_from: Callable[[int], Iterable[Sequence[Example]]],
     config: SupervisedConfig,

@@ -45,7 +45,7 @@ class ModelEditor:
     def _edit_batch(self, tasks: Sequence[EditTask]) -> list[NDArray[np.uint8]]:
         with torch.no_grad(), one_thread_per_operation():
             condition = self.model.encode([t.source for t in tasks], [t.instruction for t in tasks])
-            shape, device = condition.source_BNC.shape[1:], condition.source_BNC.device
+            shape, device = condition.noise_shape[1:], condition.device
             noise = [torch.randn(shape, generator=generator_of(task.seed, 4)) for task in tasks]
             latents = generate(self.model, condition, self.num_steps, torch.stack(noise).to(device), default_lanes())
-            return self.model.decode(latents, condition)
+            return self.model.decode(latents, condition.shape)

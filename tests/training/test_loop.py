@@ -114,10 +114,10 @@ def test_it_learns_what_the_reward_asks_for():
     editor = load_miniature()
     _, history = run(editor, cases, config, Memory(), lanes=2)
     condition = editor.encode([c.source for c in cases], [c.instruction for c in cases])
-    noise = torch.randn(condition.source_BNC.shape, generator=generator_of(9))
+    noise = torch.randn(condition.noise_shape, generator=generator_of(9))
 
     def darkness():
-        return np.mean(Darkness()([""] * 16, editor.decode(generate(editor, condition, 8, noise), condition)))
+        return np.mean(Darkness()([""] * 16, editor.decode(generate(editor, condition, 8, noise), condition.shape)))
 
     trained = darkness()
     with reference(editor.transformer):

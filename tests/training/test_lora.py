@@ -26,7 +26,7 @@ def trained(tiny_editor_factory):
 def velocity(editor):
     source = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
     condition = editor.encode(list(source), ["remove the cat"])
-    x = torch.randn(condition.source_BNC.shape, generator=generator_of(9))
+    x = torch.randn(condition.noise_shape, generator=generator_of(9))
     with torch.no_grad():
         return editor.velocity(x, torch.tensor([0.7]), condition)
 

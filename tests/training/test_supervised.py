@@ -81,7 +81,7 @@ def test_a_killed_run_continues_to_the_bit(tiny_editor_factory, triplets, tmp_pa
 def test_what_is_edited_and_what_is_kept_weigh_evenly(tiny_editor_factory, triplets):
     editor = tiny_editor_factory(zero_output=True)
     condition = editor.encode([triplets[1].source], ["make it white"])
-    noise = torch.randn(condition.source_BNC.shape, generator=generator_of(0))
+    noise = torch.randn(condition.noise_shape, generator=generator_of(0))
     config = SupervisedConfig(steps=1)
 
     def loss(region):

@@ -26,8 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from storage.records import identity
+from training.config import LORA_TARGETS
 from training.editors.codec import BLOCK, Codec
-from training.editors.interface import Condition, Pixels
+from training.editors.interface import Condition, Pixels, Shape, Text
 
 SMALLEST_T = 0.05
 """Below this time the velocity is computed as if t were this large, so that it stays finite."""
@@ -128,6 +129,14 @@ class MiniatureEditor:
         """What supervised training trains: the transformer and the words."""
         return [*self.transformer.parameters(), *self.text_encoder.parameters()]
 
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        return LORA_TARGETS
+
+    def shape_of(self, height: int, width: int) -> Shape:
+        grid = self.codec.grid(height, width)
+        return Shape(grid, (grid,))
+
     def encode_images(self, images: Sequence[Pixels]) -> Tensor:
         pixels = torch.from_numpy(np.stack(images)).to(self.device)
         return self.codec.encode(pixels.float() / 255)
@@ -138,22 +147,21 @@ class MiniatureEditor:
     def encode(self, sources: Sequence[Pixels], instructions: Sequence[str]) -> Condition:
         rows, mask = self.text_encoder.tokenize(instructions)
         return Condition(
-            source_BNC=self.encode_images(sources),
-            text_BLD=self.text_encoder(rows.to(self.device)),
-            text_mask_BL=mask.to(self.device),
-            grid=self.codec.grid(*sources[0].shape[:2]),
+            shape=self.shape_of(*sources[0].shape[:2]),
+            source_BMC=self.encode_images(sources),
+            text=Text(self.text_encoder(rows.to(self.device)), mask.to(self.device)),
         )
 
     def velocity(self, latents_BNC: Tensor, t_B: Tensor, condition: Condition) -> Tensor:
-        source_BNC = condition.source_BNC
+        source_BNC = condition.source_BMC  # as many as are drawn: both have one size
         noisy = torch.cat([latents_BNC, source_BNC], dim=2)
         given = torch.cat([torch.zeros_like(source_BNC), source_BNC], dim=2)
         (predicted,) = self.transformer(
             hidden_states=torch.cat([noisy, given], dim=1),
             timestep=t_B,
-            encoder_hidden_states=condition.text_BLD,
-            encoder_hidden_states_mask=condition.text_mask_BL,
-            img_shapes=[[(1, *condition.grid), (1, *condition.grid)]] * len(latents_BNC),
+            encoder_hidden_states=condition.text.tokens_BLD,
+            encoder_hidden_states_mask=condition.text.mask_BL,
+            img_shapes=[[(1, *grid) for grid in (condition.shape.target, *condition.shape.sources)]] * len(latents_BNC),
             return_dict=False,
         )
         parts = predicted[:, : latents_BNC.shape[1]].float().split(self._parts(), dim=2)
@@ -170,9 +178,12 @@ class MiniatureEditor:
         pixels = self.codec.channels // 3
         return [self.codec.channels, self.codec.channels, pixels, pixels, 3]
 
-    def decode(self, latents_BNC: Tensor, condition: Condition) -> list[Pixels]:
-        pixels = self.codec.decode(latents_BNC, condition.grid).clamp(0, 1)
+    def decode(self, latents_BNC: Tensor, shape: Shape) -> list[Pixels]:
+        pixels = self.codec.decode(latents_BNC, shape.target).clamp(0, 1)
         return list((pixels * 255).round().to(torch.uint8).cpu().numpy())
+
+    def sampling_times(self, num_steps: int, shape: Shape) -> Tensor:
+        return self.shift_times(torch.linspace(1, 0, num_steps + 1))
 
     def shift_times(self, even: Tensor) -> Tensor:
         return self.config.time_shift * even / (1 + (self.config.time_shift - 1) * even)

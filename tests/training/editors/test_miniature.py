@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
 
-from training.editors.interface import sampling_times
+from training.editors.interface import Shape
 from training.editors.miniature import MiniatureConfig, MiniatureEditor
 from training.rollout import generate, generator_of
 
@@ -16,7 +16,7 @@ def pictures():
 
 
 def noise(condition, seed=1):
-    return torch.randn(condition.source_BNC.shape, generator=generator_of(seed))
+    return torch.randn(condition.noise_shape, generator=generator_of(seed))
 
 
 def test_it_is_the_transformer_of_qwen_image(tiny_editor_factory):
@@ -27,7 +27,7 @@ def test_untrained_it_returns_the_source(tiny_editor_factory, pictures):
     """Training starts from an editor that does nothing, not from noise."""
     editor = tiny_editor_factory(zero_output=True)
     condition = editor.encode(pictures, ["remove the cat", "make it darker"])
-    edited = editor.decode(generate(editor, condition, 4, noise(condition)), condition)
+    edited = editor.decode(generate(editor, condition, 4, noise(condition)), condition.shape)
     assert max(np.abs(a.astype(int) - b).max() for a, b in zip(edited, pictures, strict=True)) <= 1
 
 
@@ -73,15 +73,15 @@ def test_saved_and_read_it_draws_the_same(tiny_editor_factory, pictures, tmp_pat
     condition = editor.encode(pictures, ["remove the cat"] * 2)
     x = noise(condition)
     with torch.no_grad():
-        again = one.decode(generate(one, one.encode(pictures, ["remove the cat"] * 2), 4, x), condition)
-        first = editor.decode(generate(editor, condition, 4, x), condition)
+        again = one.decode(generate(one, one.encode(pictures, ["remove the cat"] * 2), 4, x), condition.shape)
+        first = editor.decode(generate(editor, condition, 4, x), condition.shape)
     # bfloat16 on the disk
     assert np.abs(np.stack(again).astype(int) - np.stack(first)).mean() < 2
     assert {file.suffix for file in tmp_path.rglob("*") if file.is_file()} == {".json", ".safetensors"}
 
 
 def test_times_go_from_noise_to_image(tiny_editor_factory):
-    times = sampling_times(tiny_editor_factory(), 8)
+    times = tiny_editor_factory().sampling_times(8, Shape((2, 2), ((2, 2),)))
     assert (times[0], times[-1]) == (1, 0)
     assert (times.diff() < 0).all()
     assert times[4] == pytest.approx(0.75)
