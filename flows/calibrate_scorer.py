@@ -24,15 +24,20 @@ def calibrate_scorer(
 
 def calibration(
     edits: str, ratings: Sequence[str], config: PipelineConfig, options: RunOptions
-) -> tuple[ArtifactRef, ArtifactRef, ArtifactRef]:
-    """From edits to a calibrated judge: triplets, labels, scorer.
+) -> tuple[ArtifactRef, ArtifactRef, ArtifactRef, ArtifactRef]:
+    """From edits to calibrated judges: triplets, labels, the scorer of the benchmark, the scorer.
 
     Args:
         ratings: files of people's ratings; none where simulated raters are configured.
+
+    Returns: the two scorers are one where the benchmark has no judge of its own.
     """
     triplets = pick_triplets(edits, config.pick, options)
     labels = collect_labels(str(triplets), tuple(ratings), config.label, options)
-    return triplets, labels, calibrate_scorer(str(labels), config.calibrate, options)
+    evaluation = calibrate_scorer(str(labels), config.evaluate, options) if config.evaluate else None
+    # The last one is what scorer@latest means: the judge that filters and rewards.
+    scorer = calibrate_scorer(str(labels), config.calibrate, options)
+    return triplets, labels, evaluation or scorer, scorer
 
 
 if __name__ == "__main__":

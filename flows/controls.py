@@ -16,6 +16,7 @@ from flows.build_realpref import build_realpref
 from flows.calibrate_scorer import calibration
 from flows.collect_cases import Source, collect_cases
 from flows.edit_baseline import edit_baseline
+from flows.encode_cases import encode_cases
 from flows.post_train import post_train
 from flows.rate_edits import rate_edits
 from flows.run_benchmark import run_benchmark
@@ -44,7 +45,7 @@ def controls(
     pipeline = config.pipeline
     cases = collect_cases(source, pipeline.collect, options)
     edits = edit_baseline(str(cases), pipeline.edit, options)
-    _, _, scorer = calibration(str(edits), (), pipeline, options)
+    _, _, evaluation, scorer = calibration(str(edits), (), pipeline, options)
     scores = rate_edits(str(edits), str(scorer), pipeline.rate, options)
     hard = build_realpref(str(scores), pipeline.build, options)
     everything = build_realpref(str(scores), BuildConfig(drop_full=False), options)
@@ -52,8 +53,9 @@ def controls(
     def compare(realpref: ArtifactRef, seed: int, permuted: bool = False) -> ArtifactRef:
         grpo = replace(pipeline.train.grpo, seed=seed)
         train = pipeline.train.model_copy(update={"grpo": grpo, "permute_rewards": permuted})
-        adapter = post_train(str(realpref), str(scorer), train, options)
-        return run_benchmark(str(cases), str(adapter), str(scorer), pipeline.benchmark, options)
+        encodings = encode_cases(str(realpref), pipeline.encode, options)
+        adapter = post_train(str(realpref), str(encodings), str(scorer), train, options)
+        return run_benchmark(str(cases), str(adapter), str(evaluation), pipeline.benchmark, options)
 
     first = pipeline.train.grpo.seed
     benchmarks = {"permuted": compare(hard, first, permuted=True)}

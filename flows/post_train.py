@@ -15,6 +15,7 @@ from tasks.sizes import miniature
 @flow(name="post-train", flow_run_name="post-train")
 def post_train(
     realpref: str = "realpref@latest",
+    encodings: str = "encodings@latest",
     scorer: str = "",
     config: PostTrainConfig = miniature().train,
     options: RunOptions = RunOptions(),
@@ -22,9 +23,10 @@ def post_train(
     """Post-train the editor on the hard cases by Flow-GRPO, the judge being the reward."""
     store = options.open_store()
     calibration = store.resolve(scorer) if scorer else None
-    return run_stage(PostTrain(store, config, store.resolve(realpref), Path(options.scratch), calibration), options)
+    inputs = store.resolve(realpref), store.resolve(encodings)
+    return run_stage(PostTrain(store, config, *inputs, Path(options.scratch), calibration), options)
 
 
 if __name__ == "__main__":
-    (realpref, scorer), options = version_arguments(__doc__, "realpref", by_scorer=True)
-    post_train(realpref, scorer, options=options)
+    (realpref, encodings, scorer), options = version_arguments(__doc__, "realpref", "encodings", by_scorer=True)
+    post_train(realpref, encodings, scorer, options=options)

@@ -7,14 +7,11 @@ that it spoils in every way that real servers do.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import math
 import random
 import re
-import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -22,11 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-FAULTS = ("rate limited", "internal error", "hang", "reset", "garbage")
+from perf.loopback import FAULTS, error, fault, loopback
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ class JudgeServer:
         now = time.monotonic()
         if math.isfinite(1 / self._gap if self._gap else math.inf):
             if self._turn - now > self._queue * self._gap:
-                return _error(429, "rate_limit_exceeded", {"retry-after": f"{self._queue * self._gap / 2:.3f}"})
+                return error(429, "rate_limit_exceeded", {"retry-after": f"{self._queue * self._gap / 2:.3f}"})
             self._turn = max(self._turn, now) + self._gap
             await asyncio.sleep(self._turn - now + self._latency)
         elif self._latency:
@@ -112,18 +108,9 @@ class JudgeServer:
         books.last = time.monotonic()
         return JSONResponse(self._completion(body, said))
 
-    async def _spoil(self, fault: str) -> Response:
-        self.books.faults[fault] += 1
-        if fault == "rate limited":
-            return _error(429, "rate_limit_exceeded", {"retry-after": "0.05"})
-        if fault == "internal error":
-            return _error(500, "internal_error")
-        if fault == "hang":
-            await asyncio.sleep(30)
-            return _error(504, "timeout")
-        if fault == "reset":
-            return _Cut()
-        return Response("<html>not JSON at all", media_type="application/json")
+    async def _spoil(self, kind: str) -> Response:
+        self.books.faults[kind] += 1
+        return await fault(kind)
 
     def _completion(self, body: Mapping[str, Any], said: str | Digit) -> dict[str, Any]:
         if isinstance(said, Digit):
@@ -162,33 +149,9 @@ def _token(text: str, shares: Mapping[str, float]) -> dict[str, Any]:
     return {"token": text, "logprob": math.log(shares[text]), "bytes": None, "top_logprobs": tops}
 
 
-def _error(status: int, code: str, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse({"error": {"message": code, "type": code, "code": code}}, status, dict(headers or {}))
-
-
-class _Cut(Response):
-    """An answer that ends before it began."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        raise ConnectionResetError("cut on purpose")
-
-
 @contextmanager
 def judge_server(script: Script, **options: Any) -> Iterator[tuple[str, JudgeServer]]:
     """Run a server on loopback while the block runs; gives its base URL and the server."""
     judge = JudgeServer(script, **options)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(judge.app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1", judge
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        with contextlib.suppress(OSError):
-            listener.close()
+    with loopback(judge.app) as url:
+        yield url, judge

@@ -19,6 +19,7 @@ from tasks.calibrate_scorer import CalibrateScorer
 from tasks.collect_cases import CollectCases
 from tasks.collect_labels import CollectLabels
 from tasks.edit_baseline import EditBaseline
+from tasks.encode_cases import EncodeCases
 from tasks.miniature.coco import write_coco
 from tasks.pick_triplets import PickTriplets
 from tasks.post_train import PostTrain
@@ -68,7 +69,8 @@ def main() -> None:
         scorer = measure(CalibrateScorer(store, config.calibrate, labels))
         scores = measure(RateEdits(store, config.rate, edits, scorer))
         realpref = measure(BuildRealPref(store, config.build, scores))
-        adapter = measure(PostTrain(store, config.train, realpref, Path(folder) / "scratch", scorer))
+        encodings = measure(EncodeCases(store, config.encode, realpref))
+        adapter = measure(PostTrain(store, config.train, realpref, encodings, Path(folder) / "scratch", scorer))
         measure(RunBenchmark(store, config.benchmark, cases, adapter, scorer))
     print(json.dumps({"stages": figures, "seconds": round(sum(row["seconds"] for row in figures.values()), 2)}))
 

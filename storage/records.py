@@ -136,6 +136,28 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """What an editing model makes of a case before it draws: source image and instruction, encoded."""
+
+    encoding_id: str
+    case_id: str
+    edit_type: EditType
+    shape: Mapping[str, Any]
+    """Rows and columns of tokens, {"target": [32, 32], "sources": [[32, 32]]}; empty where encoding failed."""
+    tensors: bytes | None
+    """The named tensors as a safetensors file; None where encoding failed."""
+    failure: str
+    """Why there is nothing; empty where there is something."""
+    editor: str
+    """The fingerprint of the editing model."""
+
+    @staticmethod
+    def id_of(case_id: str, editor: str) -> str:
+        """The identity of an encoding: a case's own identity is that of its image and instruction."""
+        return identity(case_id, editor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """What a judge said of an edit."""
 

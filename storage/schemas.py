@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from storage.records import Case, Edit, EditType, Request, Score
+from storage.records import Case, Edit, EditType, Encoding, Request, Score
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -45,6 +45,18 @@ EDITS = pa.schema(
         ("seed", pa.int64()),
     ]
 )
+ENCODINGS = pa.schema(
+    [
+        ("encoding_id", pa.string()),
+        ("case_id", pa.string()),
+        ("edit_type", pa.string()),
+        ("shape", pa.string()),
+        # Megabytes each: the 32-bit offsets of plain binary end at two gigabytes.
+        ("tensors", pa.large_binary()),
+        ("failure", pa.string()),
+        ("editor", pa.string()),
+    ]
+)
 SCORES = pa.schema(
     [
         ("score_id", pa.string()),
@@ -68,12 +80,12 @@ SCORES = pa.schema(
         ("parameters", pa.string()),
     ]
 )
-_JSON_COLUMNS = {"request", "mask", "answers", "parameters"}
+_JSON_COLUMNS = {"request", "mask", "answers", "parameters", "shape"}
 
-Record = TypeVar("Record", Case, Edit, Score)
+Record = TypeVar("Record", Case, Edit, Encoding, Score)
 
 
-def to_table(records: Iterable[Case | Edit | Score], schema: pa.Schema) -> pa.Table:
+def to_table(records: Iterable[Case | Edit | Encoding | Score], schema: pa.Schema) -> pa.Table:
     """Records to a table of the given schema, in order."""
     rows = [{f.name: _to_cell(f.name, getattr(record, f.name), schema) for f in fields(record)} for record in records]
     return pa.Table.from_pylist(rows, schema=with_image_features(schema))

@@ -16,8 +16,10 @@ from storage.store import Store, Version
 from storage.work import ShardResult
 from tasks.collect_cases import cases_of
 from tasks.collection.coco import decode_mask
-from tasks.editing.catalogue import EditorConfig, fingerprint_of_editor, make_editor
-from tasks.editing.interface import EditFailure, Editor, EditTask
+from tasks.editing.adapters import pinned
+from tasks.editing.catalogue import fingerprint_of_editor, make_editor
+from tasks.editing.interface import EditFailure, Editor, EditorError, EditTask, pictures_of
+from tasks.editing.settings import EditorConfig, ModelEditorConfig
 from tasks.images import contact_sheet, decode, png
 from tasks.rows import Kind, Rows
 from tasks.stage import Progress, Result, Shard, Stage, StageConfig, check_rows, join_tables, sum_counts
@@ -26,15 +28,11 @@ ROWS = Kind("edits", "edits", Edit, EDITS, "edit_id", good=("failure", ""), make
 """An edit that failed is tried again when its shard is worked on again."""
 
 
-BATCH = 64
-"""Cases that an editor is given at once."""
-
-
 class EditConfig(StageConfig):
     """What to edit, and with what."""
 
     split: Literal["train", "bench"] = "train"
-    editor: EditorConfig = EditorConfig()
+    editor: EditorConfig = ModelEditorConfig()
     seed: int = Field(0, description="Of the noise that an editor starts from.")
 
 
@@ -47,9 +45,7 @@ class EditBaseline(Stage):
 
     def __init__(self, store: Store, config: EditConfig, cases: Version) -> None:
         """Edits of `cases`."""
-        if config.editor.adapter is not None:  # a tag may come to mean another version while this one runs
-            adapter = str(store.resolve(config.editor.adapter))
-            config = config.model_copy(update={"editor": config.editor.model_copy(update={"adapter": adapter})})
+        config = config.model_copy(update={"editor": pinned(config.editor, store)})
         super().__init__(store, config, {"cases": cases})
         self.config: EditConfig = config
 
@@ -57,7 +53,10 @@ class EditBaseline(Stage):
     def editor(self) -> Editor:
         """Made on first use: a night without new cases loads no model."""
         cases = self.inputs["cases"]
-        return make_editor(self.config.editor, self.store, lambda: cases_of(cases, self.config.split))
+        editor = make_editor(self.config.editor, self.store, lambda: cases_of(cases, self.config.split))
+        if editor.fingerprint != self.fingerprint:
+            raise EditorError(f"the editor is not what it was when this run began ({self.fingerprint}): run it again")
+        return editor
 
     @cached_property
     def fingerprint(self) -> str:
@@ -77,6 +76,15 @@ class EditBaseline(Stage):
         basis = [self.fingerprint, self.config.seed]
         return [Shard(f"edits-{i:05d}", file.rows or 0, basis, {"cases": file}) for i, file in enumerate(files)]
 
+    def forecast(self, shards: Sequence[Shard]) -> Iterator[str]:
+        editor = self.config.editor
+        if editor.kind == "remote":
+            count = sum(shard.num_items for shard in shards)
+            price = (
+                "price unknown (set editor.price)" if editor.price is None else f"at most ${count * editor.price:,.2f}"
+            )
+            yield f"at most {count:,} pictures asked of {editor.model}; {price}"
+
     def work(self, shard: Shard, progress: Progress) -> ShardResult:
         cases = list(from_table(self.store.read_table(shard.files["cases"]), Case))
         filled = self.rows.fill(
@@ -93,11 +101,12 @@ class EditBaseline(Stage):
 
     def _edited(self, cases: Sequence[Case], some: Sequence[int]) -> Generator[tuple[int, Edit], None, None]:
         """The edits of some cases with their positions."""
-        yield from zip(some, edit_cases(self.editor, [cases[i] for i in some], self.config.seed), strict=True)
+        for number, edit in edit_cases(self.editor, [cases[i] for i in some], self.config.seed) if some else ():
+            yield some[number], edit
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
         check_rows("edits of cases", self, results, ["edits"])
-        statistics = {"counts": sum_counts(results), "editor": self.config.editor.model_dump(mode="json")}
+        statistics = {"counts": sum_counts(results), "editor": self.config.editor.deciding()}
         return Result(join_tables(results), statistics)
 
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
@@ -115,21 +124,25 @@ class EditBaseline(Stage):
         return [("source and edit", contact_sheet([(titles[t], pictures) for t, pictures in rows.items()]))]
 
 
-def edit_cases(editor: Editor, cases: Sequence[Case], seed: int) -> Iterator[Edit]:
-    """Edit cases, in order; what an editor cannot do is a row with its reason."""
-    for start in range(0, len(cases), BATCH):
-        batch = cases[start : start + BATCH]
-        for case, picture in zip(batch, editor.edit([task_of(case, seed) for case in batch]), strict=True):
-            failure = picture.reason if isinstance(picture, EditFailure) else ""
-            yield Edit(
+def edit_cases(editor: Editor, cases: Sequence[Case], seed: int) -> Generator[tuple[int, Edit], None, None]:
+    """Edit cases; each edit comes with its case's position, in any order, as soon as it is there.
+
+    What an editor cannot do is a row with its reason.
+    """
+    for position, picture in pictures_of(editor, (task_of(case, seed) for case in cases)):
+        case = cases[position]
+        yield (
+            position,
+            Edit(
                 edit_id=Edit.id_of(case, editor.fingerprint, seed),
                 case_id=case.case_id,
                 edit_type=case.edit_type,
                 edited=None if isinstance(picture, EditFailure) else png(picture),
-                failure=failure,
+                failure=picture.reason if isinstance(picture, EditFailure) else "",
                 editor=editor.fingerprint,
                 seed=seed,
-            )
+            ),
+        )
 
 
 def task_of(case: Case, seed: int) -> EditTask:

@@ -1,4 +1,4 @@
-"""Stage post-train: Flow-GRPO in a process of its own, watched from here."""
+"""Stage post-train: Flow-GRPO in a process of its own, or in many, watched from here."""
 
 from __future__ import annotations
 
@@ -7,42 +7,29 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from storage.records import EditType
+from storage.records import EditType, identity
 from storage.store import Store, Version
 from storage.work import ShardResult
+from tasks.editing.models import fingerprint_of_model
 from tasks.hp_scorer.calibration import calibration_of
 from tasks.hp_scorer.catalogue import fingerprints_of, make_scorer, rubrics_of
 from tasks.hp_scorer.prices import forecast
-from tasks.miniature.editor import weights_fingerprint
+from tasks.post_training.curves import curves_table, saturation_table, summarise
 from tasks.post_training.job import Job, PostTrainConfig
-from tasks.stage import Progress, Result, Shard, Stage
+from tasks.post_training.live import live_page
+from tasks.post_training.publishing import ToPublish, to_publish
+from tasks.post_training.score_journal import read_scores
+from tasks.stage import Progress, Result, Shard, Stage, manifest_of
 
-METRICS = pa.schema(
-    [("iteration", pa.int32())]
-    + [
-        (name, pa.float64())
-        for name in (
-            "score",
-            "reward",
-            "full_share",
-            "no_signal_share",
-            "missing",
-            "clipped_share",
-            "kl",
-            "ratio_deviation",
-            "gradient_norm",
-            "seconds_rollout",
-            "seconds_reward",
-            "seconds_update",
-        )
-    ]
-)
+LOOK_EVERY_SECONDS = 0.5
+SHOW_EVERY_SECONDS = 20.0
+SCORES = pa.schema([(name, pa.string()) for name in ("case_id", "key", "judge")] + [("score", pa.float64())])
 
 
 class TrainingFailedError(RuntimeError):
@@ -54,24 +41,46 @@ class PostTrain(Stage):
 
     name = "post-train"
     artifact = "adapter"
-    code_version = 3
+    code_version = 4
 
     def __init__(
-        self, store: Store, config: PostTrainConfig, realpref: Version, scratch: Path, scorer: Version | None = None
+        self,
+        store: Store,
+        config: PostTrainConfig,
+        realpref: Version,
+        encodings: Version,
+        scratch: Path,
+        scorer: Version | None = None,
     ) -> None:
         """Training on `realpref`.
 
         Args:
+            encodings: its cases, encoded by the configured model.
             scratch: a folder on the local disk for checkpoints; what is committed goes to the store.
             scorer: a calibration of the configured judge.
         """
-        super().__init__(store, config, {"realpref": realpref} | ({"scorer": scorer} if scorer else {}))
+        inputs = {"realpref": realpref, "encodings": encodings} | ({"scorer": scorer} if scorer else {})
+        super().__init__(store, config, inputs)
         self.config: PostTrainConfig = config
         self.scratch = scratch
+        self._check_encodings(realpref, encodings)
+
+    def _check_encodings(self, realpref: Version, encodings: Version) -> None:
+        """Raises: ValueError where they are of other cases, or by another model."""
+        of, by = encodings.manifest.parents["realpref"], encodings.manifest.fingerprints["editor"]
+        if of.manifest != realpref.ref.manifest:
+            raise ValueError(
+                f"{encodings} are of {of.artifact}@v{of.version}, not of {realpref}: run encode-cases on it"
+            )
+        if by != fingerprint_of_model(self.config.model):
+            raise ValueError(
+                f"{encodings} are by another model ({encodings.manifest.statistics['model']}) than the one to train "
+                f"({self.config.model.deciding()}): run encode-cases with this one"
+            )
 
     def fingerprints(self) -> dict[str, str]:
         scorer = make_scorer(self.config.scorer, calibration_of(self.inputs.get("scorer")))
-        return {"editor": weights_fingerprint(), **fingerprints_of(scorer)}
+        return {"editor": fingerprint_of_model(self.config.model), **fingerprints_of(scorer)}
 
     def forecast(self, shards: Sequence[Shard]) -> Iterator[str]:
         config, grpo = self.config.scorer, self.config.grpo
@@ -90,6 +99,7 @@ class PostTrain(Stage):
         return Job(
             store=self.store.url,
             realpref=str(self.inputs["realpref"]),
+            encodings=str(self.inputs["encodings"]),
             scorer=str(self.inputs["scorer"]) if "scorer" in self.inputs else None,
             config=self.config,
             folder=(self.scratch / self.key).absolute(),
@@ -100,25 +110,72 @@ class PostTrain(Stage):
 
     def work(self, shard: Shard, progress: Progress) -> ShardResult:
         job = self.job
-        run_worker(job, progress, self.store.environment())
-        rows = [{n: row[n] for n in METRICS.names} for row in map(json.loads, job.metrics.read_text().splitlines())]
-        weights = self.store.add_file(job.adapter.read_bytes(), ".safetensors")
-        gate = self.store.add_file(job.gate.read_bytes(), ".json")
-        curves = self.store.add_table(pa.Table.from_pylist(rows, schema=METRICS))
-        tables = {"weights": (weights,), "gate": (gate,), "curves": (curves,)}
+        if not self.refresh:
+            self._fetch_checkpoint(job)
+        run_worker(job, progress, self.store.environment(), lambda: self._look(job))
+        self._look(job)
+        rows = [json.loads(line) for line in job.metrics.read_text().splitlines()]
+        tables = self._tables(rows, job) | {"weights": (self.store.add_file(job.adapter.read_bytes(), ".safetensors"),)}
         return ShardResult(tables=tables, done=len(rows))
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
         (result,) = results
-        curves = self.store.read_table(result.tables["curves"][0]).to_pylist()
-        return Result(result.tables, summarise(curves))
+        tables = {name: self.store.read_table(result.tables[name][0]).to_pylist() for name in ("curves", "saturation")}
+        return Result(result.tables, summarise(tables["curves"], tables["saturation"]))
+
+    def _tables(self, rows: Sequence[Mapping[str, Any]], job: Job) -> dict[str, tuple[Any, ...]]:
+        scores = {line["key"]: line for path in job.scores() for line in read_scores(path)}
+        return {
+            "gate": (self.store.add_file(job.gate.read_bytes(), ".json"),),
+            "curves": (self.store.add_table(curves_table(rows)),),
+            "saturation": (self.store.add_table(saturation_table(rows)),),
+            "scores": (self.store.add_table(pa.Table.from_pylist(list(scores.values()), schema=SCORES)),),
+        }
+
+    # --- while it runs -------------------------------------------------------------------------------------------
+
+    def _look(self, job: Job) -> None:
+        """Publish what is laid aside, and show how it goes."""
+        for checkpoint in to_publish(job):
+            self._publish(checkpoint, job)
+        if job.metrics.exists():
+            self.show(*live_page(job))
+
+    @property
+    def _checkpoint_key(self) -> str:
+        return identity(self.key, "checkpoint")
+
+    def _publish(self, checkpoint: ToPublish, job: Job) -> None:
+        """Make a checkpoint a version. It never becomes `latest`: a benchmark tonight wants what is finished."""
+        rows = [json.loads(line) for line in job.metrics.read_text().splitlines()][: checkpoint.step]
+        files = {"weights": checkpoint.weights, "state": checkpoint.state}
+        tables = self._tables(rows, job) | {
+            name: (self.store.add_file(path.read_bytes(), ".safetensors"),) for name, path in files.items()
+        }
+        statistics = {"checkpoint": f"after {checkpoint.step} of {self.config.grpo.iterations} iterations"}
+        manifest = manifest_of(self, Result(tables, statistics))
+        self.store.commit(manifest.model_copy(update={"key": self._checkpoint_key}), latest=False)
+        checkpoint.forget()
+
+    def _fetch_checkpoint(self, job: Job) -> None:
+        """Where this machine has none, go on from the newest checkpoint that was published."""
+        if job.checkpoint.exists() or job.adapter.exists():
+            return
+        if published := self.store.find(self.artifact, self._checkpoint_key):
+            job.folder.mkdir(parents=True, exist_ok=True)
+            unfinished = job.checkpoint.with_suffix(".fetched")
+            unfinished.write_bytes(published.file("state"))
+            os.replace(unfinished, job.checkpoint)
 
 
-def run_worker(job: Job, progress: Progress, environment: Mapping[str, str] = {}) -> None:
-    """Start the training process and follow its metrics until it ends.
+def run_worker(
+    job: Job, progress: Progress, environment: Mapping[str, str] = {}, look: Callable[[], None] = lambda: None
+) -> None:
+    """Start the training process, or processes, and follow the metrics until they end.
 
     Args:
         environment: added to this process's, such as what opens the store.
+        look: called now and then.
 
     Raises: TrainingFailedError with the end of what it said.
     """
@@ -128,12 +185,12 @@ def run_worker(job: Job, progress: Progress, environment: Mapping[str, str] = {}
     log = job.folder / "worker.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.post_training.worker", str(order)],
+            [*_launcher(job), "-m", "tasks.post_training.worker", str(order), "--ordered-by", str(os.getpid())],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | dict(environment) | {"OMP_NUM_THREADS": "1"},
         )
-    seen = 0
+    seen, shown = 0, 0.0
     try:
         while True:
             done = process.poll() is not None
@@ -143,7 +200,10 @@ def run_worker(job: Job, progress: Progress, environment: Mapping[str, str] = {}
                 seen = count
             if done:
                 break
-            time.sleep(0.5)
+            if time.monotonic() - shown > SHOW_EVERY_SECONDS:
+                shown = time.monotonic()
+                look()
+            time.sleep(LOOK_EVERY_SECONDS)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -153,22 +213,12 @@ def run_worker(job: Job, progress: Progress, environment: Mapping[str, str] = {}
         raise TrainingFailedError(f"training ended with status {process.returncode}; the end of {log}:\n{tail}")
 
 
-def summarise(curves: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The first and the last tenth of a run, side by side."""
-    tenth = max(1, len(curves) // 10)
-
-    def mean(name: str, rows: Sequence[dict[str, Any]]) -> float | None:
-        values = [row[name] for row in rows if row[name] == row[name]]
-        return round(sum(values) / len(values), 6) if values else None
-
-    names = ("score", "reward", "full_share", "no_signal_share")
-    return {
-        "iterations": len(curves),
-        "first_tenth": {name: mean(name, curves[:tenth]) for name in names},
-        "last_tenth": {name: mean(name, curves[-tenth:]) for name in names},
-        "clipped_share": mean("clipped_share", curves),
-        "kl": mean("kl", curves[-tenth:]),
-        "largest_ratio_deviation": max(row["ratio_deviation"] for row in curves),
-        "missing_scores": int(sum(row["missing"] for row in curves)),
-        "seconds_per_iteration": {part: mean(f"seconds_{part}", curves) for part in ("rollout", "reward", "update")},
-    }
+def _launcher(job: Job) -> list[str]:
+    """What starts the training module."""
+    running = job.config.running
+    if running.launcher:
+        return list(running.launcher)
+    if running.processes == 1:
+        return [sys.executable]
+    many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={running.processes}"]
+    return [sys.executable, *many]

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from storage.store import Store, Version
 from tasks.engines import Workers, each_of
 from tasks.lineage import run_summary, version_page
+from tasks.live_page import LivePage
 from tasks.stage import RejectedError, Stage, execute
 from tasks.stores import open_store
 
@@ -120,6 +121,7 @@ def run_stage(stage: Stage, options: RunOptions) -> ArtifactRef:
         def expect(total: int) -> None:
             bar.total = total
 
+        stage.show = LivePage(f"{stage.artifact}-{stage.name}")
         try:
             run = execute(
                 stage,

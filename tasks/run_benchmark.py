@@ -19,8 +19,9 @@ from storage.store import Store, Version
 from storage.work import ShardResult
 from tasks.calibration.score_map import IDENTITY
 from tasks.edit_baseline import edit_cases
-from tasks.editing.catalogue import EditorConfig, fingerprint_of_editor, make_editor
+from tasks.editing.catalogue import fingerprint_of_editor, make_pair
 from tasks.editing.interface import Editor
+from tasks.editing.settings import BaselineConfig, ModelEditorConfig
 from tasks.hp_scorer.calibration import calibration_of
 from tasks.hp_scorer.catalogue import fingerprints_of, make_scorer, rubrics_of
 from tasks.hp_scorer.contract import Scorer
@@ -46,7 +47,7 @@ SAMPLES = with_image_features(
 class BenchmarkConfig(StageConfig):
     """With what to compare."""
 
-    editor: EditorConfig = EditorConfig()
+    editor: BaselineConfig = ModelEditorConfig()
     """The baseline; the post-trained editor is the same with the adapter."""
     scorer: ScorerConfig = MeasuredConfig()
     referee: bool = Field(True, description="miniature only: also ask the referee, who sees the clean target.")
@@ -73,14 +74,14 @@ class RunBenchmark(Stage):
         _check_unseen(cases, adapter)
 
     @cached_property
-    def _editor_configs(self) -> dict[str, EditorConfig]:
+    def _editor_configs(self) -> dict[str, ModelEditorConfig]:
         trained = self.config.editor.model_copy(update={"adapter": str(self.inputs["adapter"])})
         return dict(zip(MODELS, (self.config.editor, trained), strict=True))
 
     @cached_property
     def editors(self) -> dict[str, Editor]:
         """Both, made on first use."""
-        return {model: make_editor(config, self.store, lambda: ()) for model, config in self._editor_configs.items()}
+        return dict(zip(MODELS, make_pair(self._editor_configs["post_trained"], self.store), strict=True))
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -120,7 +121,8 @@ class RunBenchmark(Stage):
         referee = _referee() if self.config.referee else None
         failed = 0
         for model, editor in self.editors.items():
-            edits = list(edit_cases(editor, cases, self.config.seed))
+            made = dict(edit_cases(editor, cases, self.config.seed))
+            edits = [made[position] for position in range(len(cases))]
             for position, score in rate(self.scorer, cases, edits):
                 failed += edits[position].edited is not None and score.score is None
                 rows[position] |= _columns(model, cases[position], edits[position], score, referee)

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_BACK = 20
 """Accepted versions among which one of the same configuration is looked for, to compare with."""
+Show = Callable[[str, float], None]
+"""Called with a page in Markdown, and how far the work is, in percent."""
 Progress = Callable[[int], None]
 """Called with the number of items that were just finished."""
 
@@ -81,6 +83,8 @@ class Stage(ABC):
     """Raised whenever the code of the stage changes what it makes; `tests/tasks/test_code_versions.py` guards it."""
     refresh = False
     """Whether everything is to be made again, even what is known."""
+    show: Show = staticmethod(lambda page, percent: None)
+    """Shows how long work goes on, for stages that have something to show; a flow puts it on a page."""
 
     def __init__(self, store: Store, config: StageConfig, inputs: Mapping[str, Version]) -> None:
         """A stage ready to run.
@@ -148,7 +152,7 @@ class Stage(ABC):
     def __getstate__(self) -> dict[str, Any]:
         """What travels to another process: models and judges are made there."""
         made = {name for base in type(self).__mro__ for name, v in vars(base).items() if isinstance(v, cached_property)}
-        return {name: value for name, value in self.__dict__.items() if name not in made}
+        return {name: value for name, value in self.__dict__.items() if name not in made | {"show"}}
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ def execute(
     made = dict(zip(todo, each(stage, list(todo.values()), progress), strict=True))
     there = {**known, **made}
     results, done = [there[key] for key in keys], sum(result.done for result in made.values())
-    manifest = _manifest(stage, stage.finish(results))
+    manifest = manifest_of(stage, stage.finish(results))
     if found and manifest.id == found.ref.manifest:
         if rejected:
             raise RejectedError(found, rejected.reasons)
@@ -269,7 +273,8 @@ def _known(stage: Stage, keys: Sequence[str], retry: bool) -> dict[str, ShardRes
     return {key: result for key, result in known.items() if not (retry and result.failed)}
 
 
-def _manifest(stage: Stage, result: Result) -> Manifest:
+def manifest_of(stage: Stage, result: Result) -> Manifest:
+    """What a stage's outcome is as a version, before it is one."""
     tables = {name: tuple(files) for name, files in result.tables.items()}
     rows = sum(file.rows or 0 for files in tables.values() for file in files)
     measures = {name: round(value, 6) if value == value else None for name, value in result.measures.items()}

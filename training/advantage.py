@@ -5,6 +5,8 @@ Axes: P cases, G samples per case. NaN is a reward whose score failed; it is lef
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -43,13 +45,13 @@ def has_signal(rewards_PG: Tensor, min_scored: int = 2, min_scored_share: float 
         rewards_PG: (P, G) float32; NaN where the judge failed.
         min_scored: the least number of scored samples. One alone differs from none, so 2 is the least that matters.
         min_scored_share: the least share of the group, in [0, 1], beside that number; 0.5 gives up groups of which
-            more than half failed. What is left of such a group is no fair sample: judges fail on odd images.
+            more than half failed. What is left of such a group may be no fair sample: judges fail on odd images.
     """
     if not 0 <= min_scored_share <= 1:
         raise ValueError(f"min_scored_share {min_scored_share}: must be in [0, 1]")
     scored_PG = ~torch.isnan(rewards_PG)
     highest_P = torch.where(scored_PG, rewards_PG, rewards_PG.new_full((), -torch.inf)).amax(1)
     lowest_P = torch.where(scored_PG, rewards_PG, rewards_PG.new_full((), torch.inf)).amin(1)
-    # Without the margin 0.7 of 10, which is 7.000000000000001, would ask for 8.
-    required = max(min_scored, min_scored_share * rewards_PG.shape[1] - 1e-6)
+    # Without the margin 0.28 of 25, which is 7.000000000000001, would ask for 8.
+    required = max(min_scored, math.ceil(min_scored_share * rewards_PG.shape[1] - 1e-6))
     return (scored_PG.sum(1) >= required) & (highest_P - lowest_P > 1e-6)

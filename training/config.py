@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 REWARD_SLOPE = 2.0
 REWARD_SHIFT = 5.0
@@ -25,6 +25,9 @@ LORA_TARGETS = (
 )
 """Attention and MLP projections of both streams of a Qwen-Image transformer."""
 
+COMPUTED_ALIKE = ("micro_batch", "rollout_batch", "checkpoint_every")
+"""Settings that bound memory and say how often is saved: with others the same comes out, but for rounding."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlowGrpoConfig:
@@ -45,27 +48,51 @@ class FlowGrpoConfig:
     window_end: int
     """The window lies within the first this many steps; its start is drawn per rollout and shared by all samples."""
     noise_level: float
-    """a in sigma_t = a sqrt(t / (1 - t))."""
+    """a in sigma_t = a sqrt(t / (1 - t)); see `training.sde` for what it means for CPS."""
     ratio_clip: float
     """Clip of the ratio of mean log-probabilities. Set so that 5-20 % of the samples are held back."""
+    ratio_clip_high: float | None = None
+    """The upper clip, where it is another."""
     updates_per_rollout: int
     """Optimiser steps per rollout, each on its share of the groups. The first is on-policy, so it takes at least two
     for the clip to act at all."""
     kl_weight: float
     """Of the exact KL to the reference, the editor without adapter."""
     learning_rate: float
+    sde: Literal["flow", "cps"] = "flow"
+    """How a trained step adds its noise, see `training.sde.Sde`."""
+    ratio_correction: bool = False
+    """GRPO-Guard: take the bias out of the ratios and give every step the same scale. Its clip is another: 2e-6."""
+    old_log_prob: Literal["rollout", "replay"] = "rollout"
+    """Where the probability of what was drawn comes from: the rollout itself, at no cost; or one more forward pass in
+    the very batches of the update, where a device's arithmetic depends on the batch and the gate says so."""
+    min_scored_share: float = 0.5
+    """A group with a smaller share of scored samples (and always one with fewer than two) is left out."""
+    max_missing_share: float = 0.5
+    """Of an update's scores; with more missing, the judge is taken for dead and the run stops at its checkpoint."""
+    second_judge_every: int = 5
+    """Iterations between looks of a second judge, where there is one, at one sample per group."""
+    difficulty_power: float = 0.0
+    """Beyond the paper: a case is picked in proportion to difficulty ** power; 0 is every case as often."""
+    curriculum_share: float = 0.0
+    """Beyond the paper: over this share of the run the cases open from the easiest third to all; 0: all at once."""
+    rest_solved: int = 0
+    """Beyond the paper: a case whose whole group got the full score rests for this many iterations; 0 is never."""
     advantage_limit: float = 5.0
     reward_slope: float = REWARD_SLOPE
     reward_shift: float = REWARD_SHIFT
     lora_rank: int = 32
     lora_alpha: int = 64
-    lora_targets: tuple[str, ...] = LORA_TARGETS
+    lora_targets: tuple[str, ...] | None = None
+    """Layers to put an adapter on; None: the editor's own choice."""
     weight_decay: float = 1e-4
     gradient_norm: float = 1.0
     ema_decay: float = 0.9
     """Per optimiser step; the averaged adapter is what training returns. 0 returns the last one."""
     micro_batch: int = 128
     """Samples times steps in one forward and backward pass; bounds the memory, changes nothing else."""
+    rollout_batch: int = 128
+    """Samples in one forward pass of a rollout, in whole groups; bounds the memory, changes nothing else."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
     seed: int = 0
@@ -83,6 +110,8 @@ class FlowGrpoConfig:
             )
         if self.group_size < 2:
             raise ValueError(f"group_size {self.group_size}: an advantage is relative to the group, so at least 2")
+        if not 0 <= self.curriculum_share <= 1:
+            raise ValueError(f"curriculum_share {self.curriculum_share}: a share of the run, 0 to 1")
         if self.updates_per_rollout < 2:
             raise ValueError(f"updates_per_rollout {self.updates_per_rollout}: with 1 the ratio is 1 and never clips")
 
@@ -101,7 +130,8 @@ def paper() -> FlowGrpoConfig:
         updates_per_rollout=2,
         kl_weight=0.01,
         learning_rate=3e-4,
-        micro_batch=16,
+        micro_batch=48,
+        rollout_batch=16,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,22 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from training.config import FlowGrpoConfig
+from training.config import LORA_TARGETS, FlowGrpoConfig
 
 Transformer = Any
 """A model of diffusers that takes adapters; its mixins are unknown to type checkers."""
+ADAPTER = "default"
+"""The name under which an adapter is on a transformer."""
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 
 
-def add_adapter(transformer: Transformer, config: FlowGrpoConfig, seed: int) -> list[nn.Parameter]:
+def add_adapter(
+    transformer: Transformer, config: FlowGrpoConfig, seed: int, targets: Sequence[str] = LORA_TARGETS
+) -> list[nn.Parameter]:
     """Freeze the transformer and put a fresh adapter on it, which changes nothing until it is trained.
+
+    Args:
+        targets: the editor's own choice of layers, where the configuration names none.
 
     Returns: the adapter's parameters, float32, in a fixed order.
     """
@@ -33,7 +40,7 @@ def add_adapter(transformer: Transformer, config: FlowGrpoConfig, seed: int) -> 
                 r=config.lora_rank,
                 lora_alpha=config.lora_alpha,
                 init_lora_weights="gaussian",
-                target_modules=list(config.lora_targets),
+                target_modules=list(config.lora_targets or targets),
             )
         )
     parameters = adapter_parameters(transformer)
@@ -63,6 +70,17 @@ def adapter_state(transformer: Transformer) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(transformer).items()}
 
 
+def named_like_adapter(transformer: Transformer, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Tensors in the order of `adapter_parameters`, such as their running average, by the names of `adapter_state`."""
+    names = [name for name, _ in transformer.named_parameters() if "lora_" in name]
+    named = {
+        name.replace(f".{ADAPTER}.", "."): value.detach().cpu().contiguous()
+        for name, value in zip(names, tensors, strict=True)
+    }
+    assert named.keys() == adapter_state(transformer).keys()
+    return named
+
+
 def adapter_bytes(transformer: Transformer, state: dict[str, Tensor]) -> bytes:
     """The adapter as the file `pytorch_lora_weights.safetensors` of diffusers; `pipe.load_lora_weights` reads it.
 
@@ -70,7 +88,7 @@ def adapter_bytes(transformer: Transformer, state: dict[str, Tensor]) -> bytes:
     """
     from diffusers import QwenImageEditPlusPipeline  # takes seconds to import; only saving needs it
 
-    metadata = transformer.peft_config["default"].to_dict()
+    metadata = transformer.peft_config[ADAPTER].to_dict()
     with tempfile.TemporaryDirectory() as folder:
         QwenImageEditPlusPipeline.save_lora_weights(
             save_directory=folder,

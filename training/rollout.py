@@ -1,6 +1,6 @@
 """Sampling: plain ODE sampling for evaluation, and rollouts whose window of SDE steps can be trained on.
 
-Axes: B samples, N tokens, C channels, S trained steps.
+Axes: B samples, N tokens, C channels, S trained steps, K = 1 + S draws of noise, G samples per group.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ class Trajectory:
     """x_t after it."""
     times_S: Tensor
     next_times_S: Tensor
+    t_limit: float
+    """The first time below 1 of the run, see `sde.step_distribution`: carried along, never worked out anew."""
     log_prob_SB: Tensor
     """Of the step that was drawn, under the policy that drew it."""
     final_BNC: Tensor
     """Latents at t = 0."""
+    mean_SBNC: Tensor | None = None
+    """Of the step under the policy that drew it; kept where the ratio's bias is corrected."""
 
     def take(self, indices: Tensor) -> Trajectory:
         """The samples at `indices`."""
@@ -40,8 +44,10 @@ class Trajectory:
             self.next_SBNC[:, indices],
             self.times_S,
             self.next_times_S,
+            self.t_limit,
             self.log_prob_SB[:, indices],
             self.final_BNC[indices],
+            None if self.mean_SBNC is None else self.mean_SBNC[:, indices],
         )
 
 
@@ -57,6 +63,22 @@ def window_start(config: FlowGrpoConfig, iteration: int) -> int:
     """Where this rollout's SDE window begins: one draw for all samples, so that a group's samples can be compared."""
     choices = config.window_end - config.window_length + 1
     return int(torch.randint(choices, (1,), generator=generator_of(config.seed, iteration, 1)))
+
+
+def draw_noise(condition: Condition, config: FlowGrpoConfig, iteration: int, groups: Sequence[int]) -> Tensor:
+    """What a rollout starts from and what its SDE steps add, (K, B, N, C) float32 on the condition's device.
+
+    Each group draws its own, whichever process, batch or device it is rolled out on; drawn on the CPU, whose
+    generator gives the same numbers everywhere.
+
+    Args:
+        condition: `group_size` samples for each of the groups, in order.
+        groups: the positions of the groups within the iteration.
+    """
+    _, tokens, channels = condition.noise_shape
+    size = (1 + config.window_length, config.group_size, tokens, channels)
+    drawn = [torch.randn(size, generator=generator_of(config.seed, iteration, 2, group)) for group in groups]
+    return torch.cat(drawn, dim=1).to(condition.device)
 
 
 @torch.no_grad()
@@ -75,38 +97,51 @@ def generate(
 
 @torch.no_grad()
 def roll_out(
-    editor: TrainableEditor, condition: Condition, config: FlowGrpoConfig, iteration: int, lanes: int = 1
+    editor: TrainableEditor,
+    condition: Condition,
+    config: FlowGrpoConfig,
+    first: int,
+    noise_KBNC: Tensor,
+    lanes: int = 1,
 ) -> Trajectory:
-    """Sample with SDE steps inside this iteration's window and ODE steps elsewhere."""
+    """Sample with SDE steps inside the window and ODE steps elsewhere.
+
+    Args:
+        first: the first step of the window, see `window_start`.
+        noise_KBNC: see `draw_noise`.
+    """
     times = editor.sampling_times(config.num_steps, condition.shape).to(condition.device)
-    first = window_start(config, iteration)
+    t_limit = float(times[1])
     trained = range(first, first + config.window_length)
-    generator = generator_of(config.seed, iteration, 2, device=condition.device)
-    latents_BNC = draw_noise(condition, generator)
-    states, nexts, log_probs = [], [], []
+    latents_BNC = noise_KBNC[0]
+    states, nexts, log_probs, means = [], [], [], []
     for step in range(config.num_steps):
         t_B, t_next_B = times[step].expand(len(condition)), times[step + 1].expand(len(condition))
         velocity_BNC = velocity(editor, latents_BNC, t_B, condition, lanes)
         if step in trained:
             distribution = sde.step_distribution(
-                latents_BNC, velocity_BNC, t_B, t_next_B, config.noise_level, t_limit=float(times[1])
+                latents_BNC, velocity_BNC, t_B, t_next_B, config.noise_level, t_limit, sde.Sde(config.sde)
             )
-            drawn_BNC = sde.sample(distribution, draw_noise(condition, generator))
+            drawn_BNC = sde.sample(distribution, noise_KBNC[1 + step - first])
             states.append(latents_BNC)
             nexts.append(drawn_BNC)
             log_probs.append(sde.log_probability(distribution, drawn_BNC))
+            if config.ratio_correction:
+                means.append(distribution.mean_BNC)
             latents_BNC = drawn_BNC
         else:
             latents_BNC = sde.ode_step(latents_BNC, velocity_BNC, t_B, t_next_B)
     window = torch.tensor(list(trained), device=times.device)
     return Trajectory(
-        torch.stack(states), torch.stack(nexts), times[window], times[window + 1], torch.stack(log_probs), latents_BNC
+        torch.stack(states),
+        torch.stack(nexts),
+        times[window],
+        times[window + 1],
+        t_limit,
+        torch.stack(log_probs),
+        latents_BNC,
+        torch.stack(means) if means else None,
     )
-
-
-def draw_noise(condition: Condition, generator: torch.Generator) -> Tensor:
-    """Standard normal noise in the shape of the condition's latents."""
-    return torch.randn(condition.noise_shape, generator=generator, device=condition.device)
 
 
 def replay(
@@ -122,18 +157,9 @@ def replay(
     t_next_B = trajectory.next_times_S.repeat_interleave(samples)
     repeated = condition.take(torch.arange(samples).repeat(steps))
     velocity_BNC = editor.velocity(states_BNC, t_B, repeated)
-    t_limit = float(editor.sampling_times(config.num_steps, condition.shape)[1])
-    return sde.step_distribution(states_BNC, velocity_BNC, t_B, t_next_B, config.noise_level, t_limit)
-
-
-def pick_cases(num_cases: int, groups: int, iteration: int, seed: int) -> list[int]:
-    """The cases of an iteration: a fresh shuffle per epoch, a pure function of (seed, iteration)."""
-    picked = []
-    for position in range(iteration * groups, (iteration + 1) * groups):
-        epoch, offset = divmod(position, num_cases)
-        order = torch.randperm(num_cases, generator=generator_of(seed, epoch, 3))
-        picked.append(int(order[offset]))
-    return picked
+    return sde.step_distribution(
+        states_BNC, velocity_BNC, t_B, t_next_B, config.noise_level, trajectory.t_limit, sde.Sde(config.sde)
+    )
 
 
 def repeat_groups(indices: Sequence[int], group_size: int) -> Tensor:

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-History = list[dict[str, float]]
-"""What was measured, one row per step or iteration."""
+History = list[dict[str, Any]]
+"""What was measured, one row of JSON per step or iteration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A run as it stands after some steps."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    history: History
+    run: Mapping[str, str] = field(default_factory=dict)
+    """What the run is of: configuration, editor, cases. A run goes on from a checkpoint of its own alone."""
+
+
+class OtherRunError(ValueError):
+    """A checkpoint belongs to another run."""
 
 
 class Sink(Protocol):
     """Keeps the newest checkpoint of a run; where and how is not training's business."""
 
-    def save(self, step: int, tensors: dict[str, Tensor], history: History) -> None:
-        """Keep the state after `step` steps; it replaces the one before only once it is whole."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint; it replaces the one before only once it is whole."""
 
-    def load(self) -> tuple[int, dict[str, Tensor], History] | None:
-        """The newest whole state, or None."""
+    def load(self) -> Checkpoint | None:
+        """The newest whole one, or None."""
+
+
+def check_run(checkpoint: Checkpoint, run: Mapping[str, str]) -> None:
+    """Raises: OtherRunError that names what differs."""
+    names = [name for name in run if checkpoint.run.get(name) != run[name]]
+    if names:
+        told = "; ".join(f"{name} was {checkpoint.run.get(name, 'not recorded')}, now {run[name]}" for name in names)
+        raise OtherRunError(
+            f"the checkpoint after {checkpoint.step} steps is of another run: {told}. "
+            "Go back to these settings, or train from the start (refresh)"
+        )
 
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from training.editors.interface import Pixels, SupervisedEditor
 from training.lanes import add_up, map_lanes
 from training.rollout import generator_of
-from training.state import History, Sink, restore_training_state, training_state
+from training.state import Checkpoint, History, Sink, restore_training_state, training_state
 
 
 class Example(Protocol):
@@ -157,8 +157,8 @@ def train_supervised(
     first = 0
     history: History = []
     if (saved := sink.load()) is not None:
-        first, tensors, history = saved
-        restore_training_state(tensors, parameters, optimizer, average)
+        first, history = saved.step, list(saved.history)
+        restore_training_state(saved.tensors, parameters, optimizer, average)
     losses: list[float] = []
     for step, examples in zip(range(first, config.steps), batches_from(first), strict=False):
         for group in optimizer.param_groups:
@@ -177,7 +177,7 @@ def train_supervised(
         if (step + 1) % config.checkpoint_every == 0:
             history.append({"step": step + 1, "loss": sum(losses) / len(losses)})
             losses.clear()
-            sink.save(step + 1, training_state(parameters, optimizer, average), history)
+            sink.save(Checkpoint(step + 1, training_state(parameters, optimizer, average), list(history)))
     with torch.no_grad():
         for parameter, averaged in zip(parameters, average, strict=True):
             parameter.copy_(averaged)

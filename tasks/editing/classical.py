@@ -90,6 +90,7 @@ class ClassicalEditor:
         reason = _why_impossible(task)
         if reason:
             return EditFailure(reason)
+        assert task.edit_type is not None
         flaws = _draw_flaws(task, self.quality_of(task))
         made = _make(task, self.cutouts, flaws)
         if isinstance(made, EditFailure):
@@ -113,6 +114,7 @@ def _rng(task: EditTask, *use: str) -> np.random.Generator:
 
 def _draw_flaws(task: EditTask, quality: Quality) -> dict[str, float]:
     """Kinds of flaws and their strengths, in [0, 1], in the order in which they are added."""
+    assert task.edit_type is not None
     rng = _rng(task, "flaws")
     kinds = [str(kind) for kind in rng.permutation(KINDS[task.edit_type])]
     match quality:
@@ -128,6 +130,8 @@ def _draw_flaws(task: EditTask, quality: Quality) -> dict[str, float]:
 def _why_impossible(task: EditTask) -> str:
     """Why an edit cannot be made, as far as its task alone tells; empty if it can."""
     source, mask = task.source, task.mask
+    if task.edit_type is None or mask is None:
+        return "this editor reads no instruction: it needs a case, with edit type, request and mask"
     if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or min(source.shape) < 1:
         return f"the source is {source.dtype} {source.shape}, not uint8 (H, W, 3)"
     if mask.shape != source.shape[:2]:
@@ -147,6 +151,8 @@ def _why_impossible(task: EditTask) -> str:
 
 def _make(task: EditTask, cutouts: Cutouts, flaws: dict[str, float]) -> Made | EditFailure:
     """The careful edit; only the flaws of an addition that concern its place are in it already."""
+    assert task.edit_type is not None
+    assert task.mask is not None
     source, request, mask = as_floats(task.source), task.request, task.mask.astype(bool)
     subject = matte(source, mask)
     made = Made(edit_type=task.edit_type, request=request, source=source, mask=mask, subject=subject, picture=source)

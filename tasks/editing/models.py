@@ -10,21 +10,23 @@ if TYPE_CHECKING:
     from training.editors.interface import TrainableEditor
 
 
-def load_model(config: ModelConfig, encoders: bool = True) -> TrainableEditor:
-    """A model, on a GPU where there is one.
+def load_model(config: ModelConfig, encoders: bool = True, device: str | None = None) -> TrainableEditor:
+    """A model.
 
     Args:
         encoders: also load what encodes sources and instructions; without, conditions must be encoded already.
+        device: None: a GPU where there is one.
     """
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if config.kind == "miniature":
         from tasks.miniature.editor import load_miniature
 
-        return load_miniature()
-    import torch
-
+        return load_miniature().to(device)
     from training.editors.pipelines import load_editor
 
-    return load_editor(config.settings, "cuda" if torch.cuda.is_available() else "cpu", encoders)
+    return load_editor(config.settings, device, encoders)
 
 
 def fingerprint_of_model(config: ModelConfig) -> str:

@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import openai
 from openai import AsyncOpenAI
 
-from tasks.hp_scorer.adaptive import AdaptiveLimit
 from tasks.hp_scorer.contract import Outcome
 from tasks.hp_scorer.judge import Answer, JudgeError, SpendingCapError, Spent
 from tasks.hp_scorer.prices import CallTokens, price_of
 from tasks.hp_scorer.prompts import Prompt
 from tasks.hp_scorer.settings import Mode, ServerSettings
+from tasks.serving.adaptive import AdaptiveLimit
+from tasks.serving.asking import Cap, ask_all
+from tasks.serving.faults import (
+    NOT_TAKEN,
+    PASSING,
+    UNUSABLE,
+    GarbledError,
+    is_about_the_image,
+    is_filtered,
+    is_out_of_money,
+    name_of,
+    pause,
+    told_to_wait,
+)
 
 _TOP = 20
 """Alternatives asked for per token: the most that the protocol allows."""
-_FILTER_CODES = (
-    "content_filter",
-    "content_policy_violation",
-    "moderation_blocked",
-    "ResponsibleAIPolicyViolation",
-    "invalid_prompt",
-)
-_IMAGE_CODES = ("invalid_image", "image_parse_error", "invalid_image_format", "image_too_large", "invalid_image_url")
-
-
-class GarbledError(ValueError):
-    """A response that is not of the protocol's form."""
-
-
 _UNKNOWN_CALL = CallTokens(prompt=4000, completion=700)
 """What a call is taken to cost before the first answer: rather too much."""
-_PASSING = (openai.APIError, json.JSONDecodeError, GarbledError)
-"""What may pass by itself: 5xx, cut connections, answers of no form. Errors of a request's own are caught before."""
 
 
 class OpenAIJudge:
@@ -58,9 +53,6 @@ class OpenAIJudge:
         self._price = price_of(settings)
         if settings.spend_at_most is not None and self._price is None:
             raise JudgeError(f"{settings.model}: spend_at_most is set, but no price is known: set judge.price")
-        self._under_way = 0
-        self._answered = asyncio.Event()
-        """Set whenever a request is under way no more."""
         try:
             self._client = client or AsyncOpenAI(
                 base_url=settings.base_url, timeout=settings.timeout_seconds, max_retries=0
@@ -70,47 +62,13 @@ class OpenAIJudge:
         self._limit = AdaptiveLimit(settings.concurrency, self.spent.limit)
         self._random = random.Random(0)
 
-    async def ask_all(self, prompts: Iterable[Prompt]) -> AsyncIterator[tuple[int, Answer]]:
-        """Ask all prompts; answers come with their number as they arrive, in any order.
+    def ask_all(self, prompts: Iterable[Prompt]) -> AsyncIterator[tuple[int, Answer]]:
+        """Ask all prompts, see `tasks.serving.asking`.
 
-        Prompts are taken as they are needed, in a thread. Every prompt gets exactly one answer. Raises: JudgeError
-        where the judge cannot be used at all, cancelling what is under way; SpendingCapError once everything under way
-        has been answered.
+        Raises: JudgeError where the judge cannot be used at all; SpendingCapError once everything under way has been
+        answered.
         """
-        numbered = enumerate(prompts)
-        taking = asyncio.Lock()
-        answers: asyncio.Queue[tuple[int, Answer] | None] = asyncio.Queue()
-
-        async def work() -> None:
-            while True:
-                async with taking:
-                    if (one := await asyncio.to_thread(next, numbered, None)) is None:
-                        return
-                    while self._under_way and self._beyond_cap():
-                        # What is under way may turn out cheaper than it was taken for.
-                        self._answered.clear()
-                        await self._answered.wait()
-                    if self._beyond_cap():  # and everything asked is answered
-                        raise self._capped()
-                    self._under_way += 1
-                answers.put_nowait((one[0], await self._ask(one[1])))
-                self._under_way -= 1
-                self._answered.set()
-
-        async def work_all() -> None:
-            try:
-                await _finish([asyncio.ensure_future(work()) for _ in range(self.settings.concurrency)])
-            finally:
-                answers.put_nowait(None)
-
-        working = asyncio.ensure_future(work_all())
-        try:
-            while (answer := await answers.get()) is not None:
-                yield answer
-            await working
-        finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+        return ask_all(prompts, self._ask, self.settings.concurrency, Cap(self._beyond_cap, self._capped))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -119,18 +77,16 @@ class OpenAIJudge:
 
     @property
     def _name(self) -> str:
-        """For messages: server and model, without anything secret that the address may hold."""
-        url = self._client.base_url
-        return f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}{url.path} {self.settings.model}"
+        return name_of(self._client, self.settings.model)
 
-    def _beyond_cap(self) -> bool:
+    def _beyond_cap(self, under_way: int) -> bool:
         """Whether one more request, with those under way, may go beyond what is allowed."""
         if self.settings.spend_at_most is None:
             return False
         assert self._price is not None
         spent, so_far = self.spent, self._dollars()
         each = so_far / spent.answers if spent.answers else _UNKNOWN_CALL.dollars(self._price)
-        return so_far + (self._under_way + 1) * each > self.settings.spend_at_most
+        return so_far + (under_way + 1) * each > self.settings.spend_at_most
 
     def _capped(self) -> SpendingCapError:
         return SpendingCapError(
@@ -156,23 +112,23 @@ class OpenAIJudge:
                     await self._limit.fine()
                     return answer
                 except openai.RateLimitError as error:
-                    if _code_of(error) == "insufficient_quota":
+                    if is_out_of_money(error):
                         raise JudgeError(f"{self.settings.model}: the account has no money left") from error
                     self._limit.too_many(moment)
                     self.spent.refused_for_rate += 1
                     failure = Answer(Outcome.RATE_LIMITED, str(error), tries=number + 1)
-                    pause = _told_to_wait(error)
+                    wait = told_to_wait(error)
                 except openai.APITimeoutError:
                     told = f"no answer within {self.settings.timeout_seconds:g} s"
-                    failure, pause = Answer(Outcome.TIMEOUT, told, tries=number + 1), None
-                except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                    failure, wait = Answer(Outcome.TIMEOUT, told, tries=number + 1), None
+                except NOT_TAKEN as error:
                     return self._refused(error, number + 1)
-                except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+                except UNUSABLE as error:
                     raise JudgeError(f"{self._name}: {error.message}") from error
-                except _PASSING as error:
-                    failure, pause = Answer(Outcome.SERVER_ERROR, str(error), tries=number + 1), None
+                except PASSING as error:
+                    failure, wait = Answer(Outcome.SERVER_ERROR, str(error), tries=number + 1), None
             if number + 1 < self.settings.tries:
-                await asyncio.sleep(self._pause(number) if pause is None else pause)
+                await asyncio.sleep(pause(number, self._random) if wait is None else wait)
         return failure
 
     async def _request(self, prompt: Prompt) -> Any:
@@ -231,40 +187,11 @@ class OpenAIJudge:
 
     def _refused(self, error: openai.APIStatusError, tries: int) -> Answer:
         """A request that the server will not take. Raises: JudgeError where it would take none of this form."""
-        code, said = _code_of(error), str(error.message)
-        if code in _FILTER_CODES or "content management policy" in said or "safety system" in said:
+        said = str(error.message)
+        if is_filtered(error):
             return Answer(Outcome.FILTERED, said, tries=tries)
-        if code in _IMAGE_CODES or "could not process image" in said.lower():
+        if is_about_the_image(error):
             return Answer(Outcome.IMAGE_ERROR, said, tries=tries)
         if self.spent.answers:  # others of the same form were answered: it is this one
             return Answer(Outcome.SERVER_ERROR, said, tries=tries)
         raise JudgeError(f"{self._name} takes no such requests: {said}") from error
-
-    def _pause(self, number: int) -> float:
-        """Seconds until the next try: growing, and never the same for two, or all would come back together."""
-        return float(min(30.0, 0.25 * 2**number) * self._random.uniform(0.5, 1.5))
-
-
-async def _finish(workers: list[asyncio.Future[None]]) -> None:
-    """Wait for workers; an error of one ends them all."""
-    try:
-        for worker in asyncio.as_completed(workers):
-            await worker
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-
-
-def _code_of(error: openai.APIStatusError) -> str:
-    body = error.body if isinstance(error.body, Mapping) else {}
-    return str(error.code or body.get("code") or "")
-
-
-def _told_to_wait(error: openai.APIStatusError) -> float | None:
-    """What the server says in Retry-After, in seconds; None where it says nothing sensible."""
-    try:
-        seconds = float(error.response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and 0 <= seconds <= 120 else None

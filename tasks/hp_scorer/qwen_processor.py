@@ -1,13 +1,11 @@
-"""What turns text and images into a Qwen3-VL model's inputs, with torchvision and without.
-
-The stock processor asks for torchvision because of videos, which no judge looks at.
-"""
+"""What turns text and images into a Qwen3-VL model's inputs, with torchvision and without."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
+
+from training.editors.qwen_processor import image_only, torchvision_works
 
 
 def load_processor(model: str, revision: str = "") -> Any:
@@ -28,37 +26,6 @@ def load_processor(model: str, revision: str = "") -> Any:
 
 def image_only_processor() -> Any:
     """A `Qwen3VLProcessor` whose video processor is None, to call `from_pretrained` on."""
-    from transformers import AutoTokenizer, Qwen3VLProcessor
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+    from transformers import Qwen3VLProcessor
 
-    class ImageOnly(Qwen3VLProcessor):
-        @classmethod
-        def _get_arguments_from_pretrained(cls, model: str, processor_dict: Any = None, **kwargs: Any) -> list[Any]:
-            parts = (Qwen2VLImageProcessorPil, AutoTokenizer)
-            return [*(part.from_pretrained(model, **kwargs) for part in parts), None]
-
-        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-            if argument_name == "video_processor" and argument is None:
-                return type(None)
-            return super().check_argument_for_proper_class(argument_name, argument)
-
-    return ImageOnly
-
-
-def torchvision_works() -> bool:
-    """Whether torchvision is there and can be imported.
-
-    One that is installed and broken, as beside a torch that was built otherwise, is hidden from this process: the
-    transformers library looks whether there is one, not whether it works, and then fails where it first imports it.
-    """
-    try:
-        import torchvision.transforms.v2  # noqa: F401
-    except ModuleNotFoundError:
-        return False
-    except Exception:  # of any kind: RuntimeError for a missing operator, OSError for a missing library
-        sys.modules["torchvision"] = None  # type: ignore[assignment]
-        from transformers.utils import import_utils
-
-        import_utils.is_torchvision_available.cache_clear()
-        return False
-    return True
+    return image_only(Qwen3VLProcessor)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tasks.hp_scorer.digits import LEAST_MASS
+from tasks.serving.settings import check_address, check_no_secret
 from tasks.settings import Settings, passing
 
 NOISE = 0.05
@@ -57,33 +56,8 @@ class ServerSettings(Settings):
     price: Price | None = passing(None, "None: as listed for the model by genai-prices, if it is.")
     spend_at_most: float | None = passing(None, "US dollars in one run of one process; then it stops.", gt=0)
 
-    @field_validator("base_url")
-    @classmethod
-    def _check_address(cls, value: str | None) -> str | None:
-        if value is not None and ("@" in urlsplit(value).netloc or urlsplit(value).query):
-            raise ValueError("an address with a name, password or query: the key comes by OPENAI_API_KEY alone")
-        return value
-
-    @field_validator("extra_body")
-    @classmethod
-    def _check_no_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if found := sorted(name for name in _names(value) if _SECRET.search(name)):
-            raise ValueError(f"{', '.join(found)}: settings stand in manifests and on rows, so no secret may be there")
-        return value
-
-
-_SECRET = re.compile(r"(^|_)(api_?key|key|token|secret|password|authorization)$", re.IGNORECASE)
-
-
-def _names(value: Any) -> Iterator[str]:
-    """All keys of nested JSON."""
-    if isinstance(value, Mapping):
-        for name, inside in value.items():
-            yield str(name)
-            yield from _names(inside)
-    elif isinstance(value, list):
-        for inside in value:
-            yield from _names(inside)
+    _address = field_validator("base_url")(check_address)
+    _body = field_validator("extra_body")(check_no_secret)
 
 
 def _default(tag: str, usual: str) -> BeforeValidator:

@@ -18,8 +18,8 @@ from tasks.hp_scorer.prompts import Prompt, form_fingerprint
 from tasks.hp_scorer.replies import read_reply
 from tasks.hp_scorer.rubric import Rubric
 from tasks.hp_scorer.settings import Mode, VlmConfig
-from tasks.hp_scorer.streaming import iterate
 from tasks.images import Pixels, jpeg, png
+from tasks.serving.streaming import iterate
 
 
 @dataclass(frozen=True)

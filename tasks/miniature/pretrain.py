@@ -84,7 +84,7 @@ def main() -> None:
     pool = make_pool(arguments.examples, arguments.lanes)
     sink = FolderSink(arguments.work)
     saved = sink.load()
-    with tqdm(total=config.steps, initial=saved[0] if saved else 0, desc="pre-training", unit="step") as progress:
+    with tqdm(total=config.steps, initial=saved.step if saved else 0, desc="pre-training", unit="step") as progress:
 
         def show(step: int, loss: float) -> None:
             progress.update()

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
-from training.state import History
+from tasks.post_training.job import Job
+from tasks.post_training.publishing import STATE, WEIGHTS
+from training.lora import Transformer, adapter_bytes, named_like_adapter
+from training.state import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,54 @@ class FolderSink:
         """The file of the newest checkpoint."""
         return self.folder / "checkpoint.safetensors"
 
-    def save(self, step: int, tensors: dict[str, Tensor], history: History) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".unfinished")
-        save_file(tensors, unfinished, metadata={"step": str(step), "history": json.dumps(history)})
+        told = {"step": checkpoint.step, "history": checkpoint.history, "run": dict(checkpoint.run)}
+        save_file(checkpoint.tensors, unfinished, metadata={name: json.dumps(value) for name, value in told.items()})
         os.replace(unfinished, self.path)
 
-    def load(self) -> tuple[int, dict[str, Tensor], History] | None:
-        if not self.path.exists():
-            return None
-        with safe_open(self.path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        return int(metadata["step"]), tensors, json.loads(metadata["history"])
+    def load(self) -> Checkpoint | None:
+        return read_checkpoint(self.path) if self.path.exists() else None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """From a file that `FolderSink` wrote."""
+    with safe_open(path, framework="pt") as file:
+        told = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    return Checkpoint(told["step"], tensors, told["history"], told.get("run", {}))
+
+
+@dataclass(frozen=True)
+class PublishingSink:
+    """Keeps the newest checkpoint, and lays every so-many-th aside for the stage."""
+
+    sink: FolderSink
+    job: Job
+    transformer: Transformer
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        self.sink.save(checkpoint)
+        every, last = self.job.config.running.publish_every, self.job.config.grpo.iterations
+        if every and checkpoint.step % every == 0 and checkpoint.step < last:
+            self._lay_aside(checkpoint)
+
+    def load(self) -> Checkpoint | None:
+        return self.sink.load()
+
+    def _lay_aside(self, checkpoint: Checkpoint) -> None:
+        self.job.to_publish.mkdir(exist_ok=True)
+        stem = self.job.to_publish / f"{checkpoint.step:06d}"
+        state, weights = stem.with_suffix(STATE), stem.with_suffix(WEIGHTS)
+        state.unlink(missing_ok=True)
+        os.link(self.sink.path, state)
+        averages = [checkpoint.tensors[f"average.{i}"] for i in range(_count(checkpoint))]
+        unfinished = stem.with_suffix(".unfinished")
+        unfinished.write_bytes(adapter_bytes(self.transformer, named_like_adapter(self.transformer, averages)))
+        # The weights come last: where they are, the checkpoint is whole.
+        os.replace(unfinished, weights)
+
+
+def _count(checkpoint: Checkpoint) -> int:
+    return sum(name.startswith("average.") for name in checkpoint.tensors)

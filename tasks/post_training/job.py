@@ -6,23 +6,61 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
+from tasks.editing.settings import MiniatureModel, ModelConfig
 from tasks.hp_scorer.settings import MeasuredConfig, ScorerConfig
+from tasks.settings import Settings, passing
 from tasks.stage import StageConfig
-from training.config import FlowGrpoConfig, miniature
+from training.config import COMPUTED_ALIKE, FlowGrpoConfig, miniature
+
+
+class Running(Settings):
+    """How a training is run: on what, and what is looked at meanwhile."""
+
+    processes: int = Field(1, ge=1, description="On this machine, started by torchrun; the groups are split over them.")
+    launcher: tuple[str, ...] = Field(
+        (), description="Instead: what starts the processes, such as torchrun with its options for several machines."
+    )
+    shard_base: bool = Field(False, description="Split the frozen base over the processes (FSDP2).")
+    activation_checkpointing: bool = Field(
+        False, description="Keep no activations between blocks: less memory, a third more work in updates."
+    )
+    compile_blocks: bool = Field(False, description="Compile the repeated blocks of the transformer.")
+    attention_backend: str | None = Field(None, description="Of diffusers, such as _flash_3; none: torch's own.")
+    lanes: int | None = Field(None, ge=1, description="Threads that batches are split over; none: a CPU's cores.")
+    trackers: tuple[Literal["wandb", "trackio"], ...] = Field(
+        (), description="Where metrics go besides TensorBoard's files."
+    )
+    publish_every: int = Field(
+        50, ge=0, description="Iterations between checkpoints that become versions of `adapter`, not `latest`; 0: none."
+    )
+    pictures_every: int = Field(5, ge=1, description="Iterations between pictures of samples.")
 
 
 class PostTrainConfig(StageConfig):
     """How to post-train."""
 
+    model: ModelConfig = MiniatureModel()
+    """The editor to train."""
     scorer: ScorerConfig = MeasuredConfig()
     """The reward."""
+    second_judge: ScorerConfig | None = Field(
+        None, description="An independent judge, looked at beside the reward: an alarm, never learnt from."
+    )
     grpo: FlowGrpoConfig = Field(default_factory=miniature)
+    float8: bool = Field(False, description="The frozen base in 8 bits: half its memory, faster on recent GPUs.")
     permute_rewards: bool = Field(
         False, description="A control: rewards are shuffled within each case and must teach nothing."
     )
+    running: Running = passing(Running(), "How it is run; another way comes to the same.")
+
+    def deciding(self) -> dict[str, Any]:
+        settings = super().deciding()
+        kept = {name: value for name, value in settings["grpo"].items() if name not in COMPUTED_ALIKE}
+        return settings | {"grpo": kept}
 
 
 class Job(StageConfig):
@@ -31,6 +69,8 @@ class Job(StageConfig):
     store: str
     realpref: str
     """The version to train on, such as realpref@v3."""
+    encodings: str
+    """Its cases as the model encodes them, such as encodings@v3."""
     scorer: str | None = None
     """The calibration of the judge, such as scorer@v2."""
     config: PostTrainConfig
@@ -52,12 +92,45 @@ class Job(StageConfig):
         """What an interrupted training continues from."""
         return self.folder / "checkpoint.safetensors"
 
+    @property
+    def name(self) -> str:
+        """For trackers: what is trained, on what."""
+        return f"{self.config.model.kind} on {self.realpref}"
+
+    def scores(self) -> list[Path]:
+        """The journals of the reward, one per process: every score that the judge gave."""
+        return sorted(self.folder.glob("scores*.jsonl"))
+
+    @property
+    def to_publish(self) -> Path:
+        """Checkpoints that are to become versions, see `tasks.post_training.publishing`."""
+        return self.folder / "to-publish"
+
+    @property
+    def pictures(self) -> Path:
+        """The newest samples beside their source, PNG."""
+        return self.folder / "samples.png"
+
+    @property
+    def gate(self) -> Path:
+        """What the gate measured, JSON."""
+        return self.folder / "gate.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files of TensorBoard."""
+        return self.folder / "tensorboard"
+
     def forget(self) -> None:
-        """Remove result, checkpoint and metrics. Raises: BlockingIOError while a process is training here."""
+        """Remove result, checkpoint, metrics and scores. Raises: BlockingIOError while a process is training here."""
         if self.folder.exists():
             with self.lock(wait=False):
-                for path in (self.adapter, self.checkpoint, self.metrics):
+                journals = self.folder.glob("*scores*.jsonl")
+                for path in (self.adapter, self.checkpoint, self.metrics, self.pictures, *journals):
                     path.unlink(missing_ok=True)
+                for folder in (self.to_publish, self.tensorboard):
+                    for path in folder.glob("*"):
+                        path.unlink()
 
     @contextmanager
     def lock(self, wait: bool = True) -> Iterator[None]:
@@ -71,8 +144,3 @@ class Job(StageConfig):
                     error.errno, "a process is training in it; end it first", str(self.folder)
                 ) from error
             yield
-
-    @property
-    def gate(self) -> Path:
-        """What the gate measured, JSON."""
-        return self.folder / "gate.json"

@@ -4,13 +4,15 @@ import io
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from storage.records import Case, Edit, EditType, Request, Score, identity
-from storage.schemas import CASES, EDITS, SCORES, from_table, to_table
+from storage.parquet import starts_of, to_parquet
+from storage.records import Case, Edit, EditType, Encoding, Request, Score, identity
+from storage.schemas import CASES, EDITS, ENCODINGS, SCORES, from_table, to_table
 from storage.store import Store
 
 _PIXEL = io.BytesIO()
@@ -44,6 +46,16 @@ edits = st.builds(
     editor=text,
     seed=st.integers(0, 2**31),
 )
+encodings = st.builds(
+    Encoding,
+    encoding_id=text,
+    case_id=text,
+    edit_type=st.sampled_from(EditType),
+    shape=st.dictionaries(text, st.lists(st.integers(1, 99), max_size=2), max_size=2),
+    tensors=st.none() | st.binary(max_size=20),
+    failure=text,
+    editor=text,
+)
 scores = st.builds(
     Score,
     score_id=text,
@@ -61,7 +73,8 @@ scores = st.builds(
 
 
 @pytest.mark.parametrize(
-    ("kind", "schema", "strategy"), [(Case, CASES, cases), (Edit, EDITS, edits), (Score, SCORES, scores)]
+    ("kind", "schema", "strategy"),
+    [(Case, CASES, cases), (Edit, EDITS, edits), (Encoding, ENCODINGS, encodings), (Score, SCORES, scores)],
 )
 def test_any_record_written_is_read_back(kind, schema, strategy):
     @settings(max_examples=30, deadline=None)
@@ -70,6 +83,28 @@ def test_any_record_written_is_read_back(kind, schema, strategy):
         assert list(from_table(to_table(records, schema), kind)) == records
 
     check()
+
+
+@given(st.lists(st.none() | st.binary(max_size=300), min_size=1, max_size=600))
+def test_each_value_of_bytes_is_found_in_its_file(values):
+    """In several row groups, with gaps, equal values and empty ones."""
+    data = to_parquet(pa.table({"n": range(len(values)), "data": pa.array(values, pa.large_binary())}))
+    for value, start in zip(values, starts_of(data, "data", values), strict=True):
+        assert (start is None) == (value is None)
+        assert value is None or data.slice(start, len(value)).to_pybytes() == value
+
+
+def test_values_of_many_pages_are_found():
+    values = [bytes([n]) * 700_000 for n in range(5)]
+    data = to_parquet(pa.table({"data": pa.array(values, pa.large_binary())}))
+    starts = starts_of(data, "data", values)
+    assert [data.slice(start, 700_000).to_pybytes() for start in starts] == values
+    assert starts[2] - starts[1] > 700_004, "a page of its own, with a header"
+
+
+def test_a_value_that_is_not_in_the_file_is_not_found():
+    with pytest.raises(ValueError, match="a value of 3 bytes is not found"):
+        starts_of(to_parquet(pa.table({"data": pa.array([b"abd"])})), "data", [b"abc"])
 
 
 def test_datasets_sees_images(tmp_path):

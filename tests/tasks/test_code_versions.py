@@ -24,6 +24,7 @@ STAGES = (
     "migrate_judge",
     "rate_edits",
     "build_realpref",
+    "encode_cases",
     "post_train",
     "run_benchmark",
 )

@@ -8,7 +8,7 @@ from prefect import flow
 from storage.store import Store
 from tasks.collect_cases import CollectCases, CollectConfig
 from tasks.edit_baseline import EditBaseline, EditConfig
-from tasks.editing.catalogue import EditorConfig
+from tasks.editing.settings import ClassicalEditorConfig
 from tasks.engines import Workers
 from tasks.hp_scorer.settings import MeasuredConfig
 from tasks.miniature.coco import write_coco
@@ -18,7 +18,7 @@ from tasks.stage import execute
 
 pytestmark = pytest.mark.prefect
 COLLECT = CollectConfig(train_per_edit_type=3, bench_per_edit_type=1, cases_per_image=8)
-EDIT = EditConfig(editor=EditorConfig(kind="classical"))
+EDIT = EditConfig(editor=ClassicalEditorConfig())
 RATE = RateConfig(scorer=MeasuredConfig(knows="nothing"), limits={})
 
 

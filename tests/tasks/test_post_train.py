@@ -9,15 +9,18 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from safetensors.torch import load
 
 from storage.lineage import ancestors
 from tasks.build_realpref import BuildConfig, BuildRealPref
 from tasks.collect_cases import CollectCases, CollectConfig
 from tasks.edit_baseline import EditBaseline, EditConfig
+from tasks.encode_cases import EncodeCases, EncodeConfig
 from tasks.miniature.coco import write_coco
 from tasks.post_train import PostTrain, TrainingFailedError, run_worker
-from tasks.post_training.job import Job, PostTrainConfig
+from tasks.post_training.job import Job, PostTrainConfig, Running
+from tasks.post_training.score_journal import read_scores
 from tasks.rate_edits import RateConfig, RateEdits
 from tasks.run_benchmark import BenchmarkConfig, RunBenchmark
 from tasks.stage import execute
@@ -38,16 +41,25 @@ def realpref(tmp_path_factory):
     return execute(BuildRealPref(store, BuildConfig(drop_full=False), scores)).version
 
 
-def job_of(realpref, folder, **changes):
-    grpo = replace(training.tiny(), **changes)
-    return Job(store=realpref.store.url, realpref=str(realpref), config=PostTrainConfig(grpo=grpo), folder=folder)
+@pytest.fixture(scope="module")
+def encodings(realpref):
+    return execute(EncodeCases(realpref.store, EncodeConfig(), realpref)).version
 
 
-def test_a_killed_training_continues_to_the_bit(realpref, tmp_path):
-    through = job_of(realpref, tmp_path / "through", iterations=4)
+def job_of(encodings, folder, running=None, **changes):
+    config = PostTrainConfig(grpo=replace(training.tiny(), **changes), running=running or Running())
+    parent = encodings.manifest.parents["realpref"]
+    realpref = encodings.store.version(parent.artifact, parent.version)
+    return Job(
+        store=encodings.store.url, realpref=str(realpref), encodings=str(encodings), config=config, folder=folder
+    )
+
+
+def test_a_killed_training_continues_to_the_bit(encodings, tmp_path):
+    through = job_of(encodings, tmp_path / "through", iterations=4)
     run_worker(through, lambda count: None)
 
-    killed = job_of(realpref, tmp_path / "killed", iterations=4)
+    killed = job_of(encodings, tmp_path / "killed", iterations=4)
     killed.folder.mkdir()
     order = killed.folder / "job.json"
     order.write_text(killed.model_dump_json())
@@ -69,20 +81,20 @@ def test_a_killed_training_continues_to_the_bit(realpref, tmp_path):
     assert iterations == [0, 1, 2, 3]
 
 
-def test_the_stage_commits_adapter_gate_and_curves(realpref, tmp_path):
+def test_the_stage_commits_adapter_gate_and_curves(realpref, encodings, tmp_path):
     config = PostTrainConfig(grpo=training.tiny())
-    version = execute(PostTrain(realpref.store, config, realpref, tmp_path)).version
+    version = execute(PostTrain(realpref.store, config, realpref, encodings, tmp_path)).version
     assert load(version.file("weights"))
     gate = json.loads(version.file("gate"))
     assert gate["ratio deviation"] < 1e-4
     assert version.table("curves").num_rows == 2
     assert version.manifest.statistics["iterations"] == 2
     assert str(tmp_path) not in version.manifest.model_dump_json(), "a manifest tells no path of a machine"
-    again = execute(PostTrain(realpref.store, config, realpref, tmp_path / "elsewhere"))
+    again = execute(PostTrain(realpref.store, config, realpref, encodings, tmp_path / "elsewhere"))
     assert again.reused
     (log,) = tmp_path.glob("*/metrics.jsonl")
     first = log.stat().st_mtime_ns
-    refreshed = execute(PostTrain(realpref.store, config, realpref, tmp_path), refresh=True)
+    refreshed = execute(PostTrain(realpref.store, config, realpref, encodings, tmp_path), refresh=True)
     assert log.stat().st_mtime_ns > first, "refresh trains again"
     assert refreshed.version.file("weights") == version.file("weights")
     with pytest.raises(ValueError, match="trained on cases of cases@v1, which hold"):
@@ -98,7 +110,8 @@ def swapped_splits(realpref):
 
 
 def test_without_cases_it_says_so(realpref, tmp_path):
-    job = job_of(empty(realpref), tmp_path)
+    nothing = empty(realpref)
+    job = job_of(execute(EncodeCases(realpref.store, EncodeConfig(), nothing)).version, tmp_path)
     with pytest.raises(TrainingFailedError, match="no cases to train on: every case got the full score"):
         run_worker(job, lambda count: None)
 
@@ -110,7 +123,81 @@ def empty(realpref):
     return realpref.store.commit(realpref.manifest.model_copy(update=changed))
 
 
-def test_a_training_that_fails_shows_its_last_words(realpref, tmp_path):
-    job = job_of(realpref, tmp_path)
+def test_a_training_that_fails_shows_its_last_words(encodings, tmp_path):
+    job = job_of(encodings, tmp_path)
     with pytest.raises(TrainingFailedError, match="realpref@v99"):
         run_worker(job.model_copy(update={"realpref": "realpref@v99"}), lambda count: None)
+
+
+def test_checkpoints_become_versions_and_another_machine_goes_on_from_them(realpref, encodings, tmp_path):
+    """The first machine is lost after the second iteration; the run ends as if nothing had happened."""
+    store = realpref.store
+    running = Running(publish_every=2)
+    config = PostTrainConfig(grpo=replace(training.tiny(), iterations=4, seed=7), running=running)
+    before = store.latest("adapter")
+    through = execute(PostTrain(store, config, realpref, encodings, tmp_path / "one")).version
+    checkpoint = store.version("adapter", through.number - 1)
+    assert checkpoint.manifest.statistics["checkpoint"] == "after 2 of 4 iterations"
+    assert checkpoint.manifest.parents == through.manifest.parents
+    assert checkpoint.table("curves").num_rows == 2
+    assert load(checkpoint.file("weights")).keys() == load(through.file("weights")).keys()
+    assert store.latest("adapter") == through != before
+    assert {row["case_id"] for row in through.table("scores").to_pylist()} <= ids_of(realpref)
+
+    elsewhere = PostTrain(store, config, realpref, encodings, tmp_path / "two")
+    elsewhere._fetch_checkpoint(elsewhere.job)
+    run_worker(elsewhere.job, lambda count: None)
+    assert elsewhere.job.adapter.read_bytes() == through.file("weights")
+    lines = [json.loads(line) for line in elsewhere.job.metrics.read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [0, 1, 2, 3]
+    asked = {line["key"] for line in read_scores(elsewhere.job.scores()[0])}
+    assert len(asked) == 2 * config.grpo.groups * config.grpo.group_size, "only of the iterations done here"
+
+
+def ids_of(realpref):
+    return set(realpref.table("train", ["case_id"])["case_id"].to_pylist())
+
+
+@pytest.mark.slow
+def test_two_processes_come_to_what_one_comes_to(encodings, tmp_path):
+    """Other sums, so not to the bit: the groups are the same, drawn from the same noise."""
+    changes = {"iterations": 2, "groups": 4}
+    one = job_of(encodings, tmp_path / "one", **changes)
+    two = job_of(encodings, tmp_path / "two", Running(processes=2, lanes=1), **changes)
+    sharded = job_of(encodings, tmp_path / "sharded", Running(processes=2, lanes=1, shard_base=True), **changes)
+    for job in (one, two, sharded):
+        run_worker(job, lambda count: None)
+    rows = [[json.loads(line) for line in job.metrics.read_text().splitlines()] for job in (one, two, sharded)]
+    for others in rows[1:]:
+        for line, other in zip(rows[0], others, strict=True):
+            assert other["score"] == pytest.approx(line["score"], abs=0.02)
+            assert other["by_edit_type"].keys() == line["by_edit_type"].keys()
+            assert other["gradient_norm"] == pytest.approx(line["gradient_norm"], rel=0.02)
+    weights = [load(job.adapter.read_bytes()) for job in (one, two, sharded)]
+    for other in weights[1:]:
+        for name, value in weights[0].items():
+            torch.testing.assert_close(other[name], value, atol=2e-3, rtol=0.05)
+
+
+def test_fit_finds_batches_and_trains_nothing(encodings, tmp_path):
+    job = job_of(encodings, tmp_path)
+    tmp_path.mkdir(exist_ok=True)
+    order = tmp_path / "job.json"
+    order.write_text(job.model_dump_json())
+    command = [sys.executable, "-m", "tasks.post_training.worker", str(order), "--fit"]
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    sizes = json.loads(said.stdout.splitlines()[-1])
+    assert sizes == {"rollout_batch": 256, "micro_batch": 256 * job.config.grpo.window_length}
+    assert not job.adapter.exists()
+
+
+def test_encodings_of_other_cases_or_by_another_model_are_refused(realpref, encodings, tmp_path):
+    other = empty(realpref)
+    with pytest.raises(ValueError, match=rf"{encodings} are of realpref@v\d+, not of {other}: run encode-cases on it"):
+        PostTrain(realpref.store, PostTrainConfig(), other, encodings, tmp_path)
+    changed = {"fingerprints": {"editor": "another"}, "key": "another"}
+    by_another = realpref.store.commit(encodings.manifest.model_copy(update=changed), latest=False)
+    with pytest.raises(ValueError, match="are by another model"):
+        PostTrain(realpref.store, PostTrainConfig(), realpref, by_another, tmp_path)

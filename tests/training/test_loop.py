@@ -1,5 +1,6 @@
 """The loop: it learns, it resumes to the bit, it changes the adapter alone."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,12 @@ import torch
 
 from tasks.post_training.checkpoints import FolderSink
 from training import config as configs
-from training.loop import TrainingCase, train
+from training.cases import CaseSampler, EncodedHere, TrainingCase
+from training.loop import DeadJudgeError, train
 from training.lora import adapter_parameters, add_adapter, reference
-from training.rollout import generate, generator_of, pick_cases, window_start
+from training.rollout import generate, generator_of, window_start
+from training.state import OtherRunError
+from training.update import NotFiniteError
 
 
 class Darkness:
@@ -28,10 +32,7 @@ class Darkness:
 def cases():
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    return [
-        TrainingCase(case_id=f"case{i}", source=p, instruction="remove the cat", edit_type="object_removal")
-        for i, p in enumerate(pictures)
-    ]
+    return {f"case{i}": (picture, "remove the cat") for i, picture in enumerate(pictures)}
 
 
 class Memory:
@@ -40,16 +41,18 @@ class Memory:
     def __init__(self):
         self.saved = []
 
-    def save(self, step, tensors, history):
-        self.saved.append((step, tensors, list(history)))
+    def save(self, checkpoint):
+        self.saved.append(checkpoint)
 
     def load(self):
         return self.saved[-1] if self.saved else None
 
 
-def run(editor, cases, config, sink, reward=None, lanes=1):
+def run(editor, cases, config, sink, reward=None, **more):
+    """Train on sources and instructions by case."""
     add_adapter(editor.transformer, config, config.seed)
-    return train(editor, cases, reward or Darkness(), config, sink, lanes=lanes)
+    listed = [TrainingCase(case_id=case_id, edit_type="object_removal") for case_id in cases]
+    return train(editor, listed, EncodedHere(editor, cases), reward or Darkness(), config, sink, **more)
 
 
 def test_only_the_adapter_changes(tiny_editor_factory, cases):
@@ -72,8 +75,12 @@ def test_a_killed_run_continues_to_the_bit(tiny_editor_factory, cases):
 
     assert through.keys() == resumed.keys()
     assert all(torch.equal(through[name], resumed[name]) for name in through)
-    timeless = [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in history]
-    assert timeless == [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in resumed_history]
+    assert timeless(history) == timeless(resumed_history)
+
+
+def timeless(history):
+    """As text, where a NaN equals another."""
+    return json.dumps([{k: v for k, v in row.items() if not k.startswith("seconds")} for row in history])
 
 
 def test_checkpoints_survive_the_disk(tiny_editor_factory, cases, tmp_path):
@@ -81,10 +88,11 @@ def test_checkpoints_survive_the_disk(tiny_editor_factory, cases, tmp_path):
     memory, disk = Memory(), FolderSink(tmp_path)
     run(tiny_editor_factory(), cases, config, memory)
     run(tiny_editor_factory(), cases, config, disk)
-    step, tensors, history = disk.load()
-    assert step == memory.saved[-1][0] == 2
-    assert all(torch.equal(tensors[name], value) for name, value in memory.saved[-1][1].items())
-    assert len(history) == 2
+    read, kept = disk.load(), memory.load()
+    assert read.step == kept.step == 2
+    assert all(torch.equal(read.tensors[name], value) for name, value in kept.tensors.items())
+    assert len(read.history) == 2
+    assert read.run == kept.run
 
 
 def test_lanes_change_the_speed_and_not_the_result(tiny_editor_factory, cases):
@@ -101,19 +109,19 @@ def test_it_learns_what_the_reward_asks_for():
     from tasks.miniature.examples import make_example
 
     examples = [make_example(77, index, sloppy_share=0) for index in range(16)]
-    cases = [TrainingCase(str(i), e.source, e.instruction, e.edit_type) for i, e in enumerate(examples)]
+    cases = {str(i): (e.source, e.instruction) for i, e in enumerate(examples)}
     config = replace(
         configs.miniature(12),
         groups=4,
         learning_rate=3e-3,
-        kl_weight=0.0,
+        kl_weight=1e-6,
         ema_decay=0.0,
         reward_slope=10,
         reward_shift=25,
     )
     editor = load_miniature()
     _, history = run(editor, cases, config, Memory(), lanes=2)
-    condition = editor.encode([c.source for c in cases], [c.instruction for c in cases])
+    condition = editor.encode([e.source for e in examples], [e.instruction for e in examples])
     noise = torch.randn(condition.noise_shape, generator=generator_of(9))
 
     def darkness():
@@ -133,18 +141,21 @@ def test_missing_scores_are_left_out(tiny_editor_factory, cases):
 
 
 def test_a_reward_that_never_answers_changes_nothing(tiny_editor_factory, cases):
-    state, history = run(tiny_editor_factory(), cases, configs.tiny(), Memory(), Darkness(missing_every=1))
+    config = replace(configs.tiny(), max_missing_share=1.0)
+    state, history = run(tiny_editor_factory(), cases, config, Memory(), Darkness(missing_every=1))
     assert history[0]["no_signal_share"] == 1
     assert all(not value.any() for name, value in state.items() if "lora_B" in name)
 
 
 def test_no_cases_is_a_clear_error(tiny_editor_factory):
     with pytest.raises(ValueError, match="no cases to train on"):
-        run(tiny_editor_factory(), [], configs.tiny(), Memory())
+        run(tiny_editor_factory(), {}, configs.tiny(), Memory())
 
 
 def test_every_case_has_its_turn_before_any_has_two():
-    picked = [i for iteration in range(5) for i in pick_cases(10, 4, iteration, seed=1)]
+    listed = [TrainingCase(case_id=str(i), edit_type="bokeh") for i in range(10)]
+    sampler = CaseSampler(listed, replace(configs.tiny(), groups=4, seed=1))
+    picked = [i for iteration in range(5) for i in sampler.pick(iteration)]
     assert sorted(picked[:10]) == list(range(10)) == sorted(picked[10:])
     assert picked[:10] != picked[10:]
 
@@ -176,3 +187,142 @@ def test_the_adapter_is_float32_and_alone_trainable(tiny_editor_factory):
 def test_a_config_that_cannot_work_is_refused(change, said):
     with pytest.raises(ValueError, match=said):
         replace(configs.tiny(), **change)
+
+
+def test_a_dead_judge_stops_the_run_and_leaves_the_checkpoint(tiny_editor_factory, cases):
+    """Scores stop coming: what the adapter had learnt by then is what the run goes on from."""
+
+    class Dying(Darkness):
+        calls = 0
+
+        def __call__(self, case_ids, images):
+            self.calls += 1
+            return super().__call__(case_ids, images) if self.calls <= 4 else [None] * len(images)
+
+    config, sink = replace(configs.tiny(), iterations=4), Memory()
+    with pytest.raises(DeadJudgeError, match="iteration 2: 3 of 3 scores are missing, more than max_missing_share 0.5"):
+        run(tiny_editor_factory(), cases, config, sink, Dying())
+    assert sink.load().step == 2
+    through, _ = run(tiny_editor_factory(), cases, config, Memory())
+    resumed, _ = run(tiny_editor_factory(), cases, config, sink)
+    assert all(torch.equal(through[name], resumed[name]) for name in through)
+
+
+def test_a_gradient_that_is_no_number_changes_nothing(tiny_editor_factory, cases):
+    editor, sink = tiny_editor_factory(), Memory()
+    velocity, calls = editor.velocity, []
+
+    def breaking(x, t, condition):
+        calls.append(torch.is_grad_enabled())
+        broken = float("nan") if calls.count(True) > 4 and torch.is_grad_enabled() else 1.0
+        return velocity(x, t, condition) * broken
+
+    editor.velocity = breaking
+    said = r"iteration \d, update \d: the gradient's norm is nan.*Lower learning_rate"
+    with pytest.raises(NotFiniteError, match=said):
+        run(editor, cases, replace(configs.tiny(), iterations=6, micro_batch=2), sink)
+    assert all(torch.isfinite(p).all() for p in adapter_parameters(editor.transformer))
+
+
+def test_a_checkpoint_of_another_config_is_refused(tiny_editor_factory, cases):
+    sink = Memory()
+    run(tiny_editor_factory(), cases, configs.tiny(), sink)
+    other = replace(configs.tiny(), iterations=4, noise_level=0.5)
+    with pytest.raises(OtherRunError, match="after 2 steps is of another run: config was"):
+        run(tiny_editor_factory(), cases, other, sink)
+    with pytest.raises(OtherRunError, match="editor was"):
+        run(tiny_editor_factory(seed=1), cases, configs.tiny(), sink)
+    _, history = run(tiny_editor_factory(), cases, replace(configs.tiny(), iterations=3, micro_batch=4), sink)
+    assert len(history) == 3, "a run may become longer, and be computed in other batches"
+
+
+def test_sources_of_several_shapes_train_together(tiny_editor_factory):
+    """Batches are made of one shape each; what a group draws does not depend on the company."""
+    rng = np.random.default_rng(1)
+    sizes = [(32, 32), (32, 48), (48, 32), (32, 48)]
+    cases = {f"c{i}": (rng.integers(0, 256, (*s, 3), dtype=np.uint8), "remove the cat") for i, s in enumerate(sizes)}
+    seen = []
+
+    class Looking(Darkness):
+        def __call__(self, case_ids, images):
+            seen.extend(zip(case_ids, images, strict=True))
+            return super().__call__(case_ids, images)
+
+    config = replace(configs.tiny(), groups=4, iterations=1)
+    together, _ = run(tiny_editor_factory(), cases, config, Memory(), Looking())
+    assert {case_id: image.shape[:2] for case_id, image in seen} == dict(zip(cases, sizes, strict=True))
+    alone, _ = run(tiny_editor_factory(), cases, replace(config, rollout_batch=1), Memory())
+    for name, value in together.items():
+        torch.testing.assert_close(value, alone[name], atol=1e-5, rtol=1e-3)
+
+
+def test_the_judge_works_while_the_next_share_is_drawn(tiny_editor_factory, cases):
+    """The second share is rolled out before the first is scored: else this would wait for ever."""
+    import threading
+
+    editor, decoded = tiny_editor_factory(), []
+    decode = editor.decode
+
+    def counting(latents, shape):
+        decoded.append(1)
+        both.set() if len(decoded) == 2 else None
+        return decode(latents, shape)
+
+    both = threading.Event()
+    editor.decode = counting
+
+    class Waiting(Darkness):
+        def __call__(self, case_ids, images):
+            assert both.wait(timeout=20), "the next share was not drawn meanwhile"
+            return super().__call__(case_ids, images)
+
+    overlapped, _ = run(editor, cases, replace(configs.tiny(), iterations=1), Memory(), Waiting())
+    plain, _ = run(tiny_editor_factory(), cases, replace(configs.tiny(), iterations=1), Memory())
+    assert all(torch.equal(overlapped[name], plain[name]) for name in plain)
+
+
+def test_without_a_kl_weight_no_reference_is_asked(tiny_editor_factory, cases, monkeypatch):
+    from training import update
+
+    monkeypatch.setattr(update, "reference", None)
+    _, history = run(tiny_editor_factory(), cases, replace(configs.tiny(), kl_weight=0.0), Memory())
+    assert np.isnan(history[0]["kl"])
+    assert np.isfinite(history[0]["loss"])
+
+
+def test_a_second_judge_is_looked_at_and_not_learnt_from(tiny_editor_factory, cases):
+    class Brightness(Darkness):
+        def __call__(self, case_ids, images):
+            return [5 - score for score in super().__call__(case_ids, images)]
+
+    config = replace(configs.tiny(), iterations=3, second_judge_every=2)
+    plain, _ = run(tiny_editor_factory(), cases, config, Memory())
+    looked, history = run(tiny_editor_factory(), cases, config, Memory(), second_judge=Brightness())
+    assert all(torch.equal(plain[name], looked[name]) for name in plain)
+    assert history[0]["second_score"] == pytest.approx(5 - history[0]["score_there"])
+    assert np.isnan(history[1]["second_score"])
+    assert np.isfinite(history[2]["second_score"])
+
+
+def test_saturation_is_told_by_edit_type(tiny_editor_factory, cases):
+    class Pleased:
+        def __call__(self, case_ids, images):
+            return [5.0 if case_id == "case0" else 3.0 + i / 10 for i, case_id in enumerate(case_ids)]
+
+    editor = tiny_editor_factory()
+    config = replace(configs.tiny(), groups=4, iterations=1)
+    add_adapter(editor.transformer, config, 0)
+    types = ["bokeh", "relighting", "relighting", "relighting"]
+    listed = [TrainingCase(case_id=c, edit_type=t) for c, t in zip(cases, types, strict=True)]
+    _, history = train(editor, listed, EncodedHere(editor, cases), Pleased(), config, Memory())
+    bokeh, relighting = history[0]["by_edit_type"]["bokeh"], history[0]["by_edit_type"]["relighting"]
+    assert (bokeh["groups"], bokeh["full_groups"], bokeh["flat_groups"]) == (1, 1, 1)
+    assert (relighting["groups"], relighting["full_groups"], relighting["flat_groups"]) == (3, 0, 0)
+    assert history[0]["no_signal_share"] == 0.25
+
+
+@pytest.mark.parametrize("change", [{"ratio_correction": True}, {"sde": "cps"}, {"old_log_prob": "replay"}])
+def test_variants_train_and_start_on_policy(tiny_editor_factory, cases, change):
+    state, history = run(tiny_editor_factory(), cases, replace(configs.tiny(), **change), Memory())
+    assert history[0]["ratio_deviation"] < 1e-5
+    assert any(value.abs().sum() > 0 for name, value in state.items() if "lora_B" in name)

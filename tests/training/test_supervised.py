@@ -60,9 +60,9 @@ def test_a_killed_run_continues_to_the_bit(tiny_editor_factory, triplets, tmp_pa
         pass
 
     class Sink(FolderSink):
-        def save(self, step, *rest):
-            super().save(step, *rest)
-            if kill and step == 20:
+        def save(self, checkpoint):
+            super().save(checkpoint)
+            if kill and checkpoint.step == 20:
                 raise Killed
 
     kill = False

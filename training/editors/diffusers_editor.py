@@ -29,7 +29,7 @@ class DiffusersEditor(ABC):
     VAE and the scheduler alone.
     """
 
-    lora_targets: ClassVar[tuple[str, ...]]
+    lora_targets: tuple[str, ...]
     normed_guidance: ClassVar[bool] = False
     """Whether a guided velocity is scaled back to the norm of the unguided one, token by token."""
 
@@ -42,8 +42,8 @@ class DiffusersEditor(ABC):
         self.pipeline = pipeline
         self.settings = settings
         self.weights = weights
-        for module in (pipeline.transformer, pipeline.vae, getattr(pipeline, "text_encoder", None)):
-            if module is not None:
+        for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
+            if (module := getattr(pipeline, name, None)) is not None:
                 module.requires_grad_(False).eval()
 
     @property
@@ -55,6 +55,10 @@ class DiffusersEditor(ABC):
     def device(self) -> torch.device:
         return self.transformer.device
 
+    def to(self, device: torch.device | str) -> DiffusersEditor:
+        self.pipeline.to(device)
+        return self
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the frozen weights."""
@@ -62,20 +66,16 @@ class DiffusersEditor(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        from dataclasses import asdict
-
-        from storage.records import identity
-
-        # Where the weights lie is not what they are.
-        used = {name: value for name, value in asdict(self.settings).items() if name not in ("model", "revision")}
-        return identity(type(self).__name__, self.weights, used)
+        return self.settings.fingerprint(type(self).__name__, self.weights)
 
     def sampling_times(self, num_steps: int, shape: Shape) -> Tensor:
         scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
-        scheduler.set_timesteps(
-            sigmas=np.linspace(1, 1 / num_steps, num_steps).tolist(), mu=self.shift(num_steps, shape)
-        )
+        scheduler.set_timesteps(sigmas=self.spacing(num_steps), mu=self.shift(num_steps, shape))
         return scheduler.sigmas.float().cpu()
+
+    def spacing(self, num_steps: int) -> list[float]:
+        """The times of a run before they are shifted, without the last, which is 0."""
+        return np.linspace(1, 1 / num_steps, num_steps).tolist()
 
     def shift(self, num_steps: int, shape: Shape) -> float:
         """How far the times are shifted towards noise: the larger the image, the further (mu of the scheduler)."""

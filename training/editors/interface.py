@@ -109,6 +109,11 @@ class Condition:
         negative = None if self.negative is None else self.negative.take(index)
         return Condition(self.shape, self.source_BMC[index], self.text.take(index), negative)
 
+    def to(self, device: torch.device | str) -> Condition:
+        """The same on another device."""
+        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return condition_of(self.shape, moved)
+
     def tensors(self) -> dict[str, Tensor]:
         """By name, for keeping; `condition_of` is the inverse."""
         named = {"source_BMC": self.source_BMC}
@@ -174,6 +179,9 @@ class TrainableEditor(Protocol):
     @property
     def device(self) -> torch.device:
         """Where the transformer is."""
+
+    def to(self, device: torch.device | str) -> TrainableEditor:
+        """Move it, in place."""
 
     def shape_of(self, height: int, width: int) -> Shape:
         """The shape of a case whose source image has this size in pixels. Raises: ValueError for one it cannot take."""

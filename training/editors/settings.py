@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
+
+from storage.records import identity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,10 +21,10 @@ class DiffusersSettings:
     target_area: int = 512 * 512
     """Of the image that is drawn."""
     condition_area: int = 512 * 512
-    """Of the source image as the transformer sees it, at most. diffusers' Qwen-Image-Edit takes 1024 x 1024 always,
-    which makes a 512 x 512 edit 2.7 times as dear."""
+    """Of the source image as the transformer sees it, whatever its own size. diffusers' Qwen-Image-Edit takes
+    1024 x 1024 always, which makes a 512 x 512 edit 2.7 times as dear."""
     vision_area: int = 384 * 384
-    """Of the source image as a vision-language text encoder sees it."""
+    """Of the source image as a vision-language text encoder sees it, where that may be another size."""
     guidance: float = 1.0
     """Classifier-free, against the negative prompt; 1 is without, at half the cost."""
     negative_prompt: str = " "
@@ -39,3 +41,14 @@ class DiffusersSettings:
                 raise ValueError(f"{name} {area}: in pixels, at least {32 * 32}")
         if self.guidance < 1:
             raise ValueError(f"guidance {self.guidance}: at least 1, which is without guidance")
+
+    def fingerprint(self, editor: str, weights: str) -> str:
+        """The hash of everything that changes what an editor draws.
+
+        Args:
+            editor: the name of its class.
+            weights: what identifies them, see `training.editors.pipelines.identity_of`.
+        """
+        # Where the weights lie is not what they are.
+        used = {name: value for name, value in asdict(self).items() if name not in ("model", "revision")}
+        return identity(editor, weights, used)

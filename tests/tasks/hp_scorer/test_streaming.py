@@ -11,7 +11,7 @@ import pytest
 
 from perf.judge_server import judge_server
 from tasks.hp_scorer.judge import JudgeError
-from tasks.hp_scorer.streaming import iterate
+from tasks.serving.streaming import iterate
 from tests.tasks.hp_scorer.test_vlm_scorer import scorer, triplet
 
 WAIT = 5.0

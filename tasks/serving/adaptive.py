@@ -17,7 +17,7 @@ class AdaptiveLimit:
     one more every round, and a fifth less after another 429. Requests that were under way when the limit was lowered do
     not lower it again.
 
-    The rule is TCP's (slow start, additive increase, multiplicative decrease), with a gentle decrease: a judge's server
+    The rule is TCP's (slow start, additive increase, multiplicative decrease), with a gentle decrease: a model's server
     is one queue, and an idle slot costs more than a refused request.
     """
 

@@ -1,0 +1,206 @@
+"""What a configuration would take before anything is there: calls to judges, GPU-hours, dollars.
+
+GPU-hours are counted operations (`training.flops`) divided by what a GPU does; nothing is measured for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from storage.records import EditType
+from tasks.editing.settings import DiffusersModel, ModelConfig
+from tasks.hp_scorer.catalogue import rubrics_of
+from tasks.hp_scorer.prices import price_of, tokens_of_call
+from tasks.hp_scorer.question_bank import bank_of
+from tasks.hp_scorer.settings import ScorerConfig
+from tasks.settings import Settings
+from tasks.sizes import PipelineConfig
+
+if TYPE_CHECKING:  # torch, which flows do without
+    from training.editors.full_size import FullSize
+    from training.flops import Encoding, Passes
+
+KEPT_SHARE = 0.35
+"""Of the rated edits that are not full, assumed for what is encoded: the paper does not say."""
+RATERS = 5
+SECONDS_PER_RATING = 15
+"""Assumed, of one person rating one edit."""
+OPEN_JUDGES = {"Qwen/Qwen3-VL-32B-Instruct": 33.4e9, "Qwen/Qwen3-VL-8B-Instruct": 8.8e9}
+"""Parameters of judges that one serves oneself: a token takes two operations of each."""
+
+
+class Costs(Settings):
+    """Prices and speeds that an estimate is made with."""
+
+    gpu_dollars_per_hour: float = Field(3.0, ge=0, description="Of one GPU.")
+    tflops: float = Field(989.0, gt=0, description="Dense bfloat16, of one GPU; 989: H100, H200.")
+    attained: float = Field(0.4, gt=0, le=1, description="The share of that which is reached; assumed, not measured.")
+
+    def hours(self, flops: float) -> float:
+        """GPU-hours of so many operations."""
+        return flops / (self.tflops * 1e12 * self.attained) / 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Of one stage."""
+
+    stage: str
+    items: int
+    what: str
+    """What the items are."""
+    calls: int = 0
+    tokens: int = 0
+    editor_hours: float = 0.0
+    judge_hours: float = 0.0
+    """GPU-hours of a judge that one serves oneself."""
+    price: float | None = 0.0
+    """Of calls to a judge elsewhere, US dollars; None where nobody knows."""
+
+    def dollars(self, costs: Costs) -> float | None:
+        """With the GPUs."""
+        gpus = (self.editor_hours + self.judge_hours) * costs.gpu_dollars_per_hour
+        return None if self.price is None else self.price + gpus
+
+
+def estimate(config: PipelineConfig, costs: Costs) -> list[Estimate]:
+    """By stage, for one run from nothing. Raises: ValueError for an editor whose published size is not known."""
+    from training.flops import image_flops
+
+    types, grpo = len(EditType), config.train.grpo
+    edits, bench = types * config.collect.train_per_edit_type, types * config.collect.bench_per_edit_type
+    triplets, pool = types * config.pick.per_edit_type, types * config.pick.pool_per_edit_type
+    kept, images = round(edits * KEPT_SHARE), grpo.iterations * grpo.groups * grpo.group_size
+    work, guided = _work_of(config.train.model), _is_guided(config.train.model)
+    passes, encoding = work
+    drawn = config.benchmark.editor.steps * passes.reference * (2 if guided else 1) + encoding.decode + encoding.encode
+    recomputing = config.train.running.activation_checkpointing
+    # Encoded once, before: what is left of it is in the stage that does it.
+    trained = image_flops(passes, grpo, encoding._replace(encode=0), guided=guided, recomputing=recomputing)
+
+    def judged(stage: str, what: str, items: int, scorer: ScorerConfig, each: int = 1, **more: float) -> Estimate:
+        calls, tokens, hours, price = _judging(scorer, items * each, costs)
+        return Estimate(
+            stage=stage, items=items, what=what, calls=calls, tokens=tokens, judge_hours=hours, price=price, **more
+        )
+
+    def calibrated(scorer: ScorerConfig) -> Estimate:
+        # As often as in the first round of the loop: every question of the bank is tried on every triplet.
+        bank = bank_of(scorer)
+        tried = 1 + math.ceil(sum(len(bank[t]) for t in EditType) / types)
+        return judged("calibrate-scorer", "triplets", triplets, scorer, tried)
+
+    people = RATERS * triplets * SECONDS_PER_RATING / 3600
+    return [
+        Estimate(stage="collect-cases", items=edits + bench, what="cases"),
+        Estimate(stage="edit-baseline", items=edits, what="edits", editor_hours=costs.hours(edits * drawn)),
+        judged("pick-triplets", "edits", pool, config.pick.scorer),
+        Estimate(stage="collect-labels", items=RATERS * triplets, what=f"ratings, some {people:.0f} hours of people"),
+        *([calibrated(config.evaluate.scorer)] if config.evaluate else []),
+        calibrated(config.calibrate.scorer),
+        judged("rate-edits", "edits", edits, config.rate.scorer),
+        Estimate(stage="build-realpref", items=kept, what=f"cases kept, if {KEPT_SHARE:.0%} are"),
+        Estimate(stage="encode-cases", items=kept, what="cases", editor_hours=costs.hours(kept * encoding.encode)),
+        judged("post-train", "images", images, config.train.scorer, editor_hours=costs.hours(images * trained.total)),
+        judged("benchmark", "edits", 2 * bench, config.benchmark.scorer, editor_hours=costs.hours(2 * bench * drawn)),
+    ]
+
+
+def estimate_lines(config: PipelineConfig, costs: Costs) -> Iterator[str]:
+    """The same for people: a table, the sum, and what it rests on."""
+    rows = estimate(config, costs)
+    header = ("stage", "items", "judge calls", "M tokens", "GPU-h editor", "GPU-h judge", "US dollars", "of")
+    cells = [header]
+    for row in rows:
+        dollars = row.dollars(costs)
+        cells.append(
+            (
+                row.stage,
+                f"{row.items:,}",
+                f"{row.calls:,}",
+                f"{row.tokens / 1e6:,.0f}",
+                f"{row.editor_hours:,.1f}",
+                f"{row.judge_hours:,.1f}",
+                "unknown" if dollars is None else f"{dollars:,.0f}",
+                row.what,
+            )
+        )
+    known = [dollars for row in rows if (dollars := row.dollars(costs)) is not None]
+    cells.append(
+        (
+            "all",
+            "",
+            f"{sum(row.calls for row in rows):,}",
+            f"{sum(row.tokens for row in rows) / 1e6:,.0f}",
+            f"{sum(row.editor_hours for row in rows):,.1f}",
+            f"{sum(row.judge_hours for row in rows):,.1f}",
+            f"{sum(known):,.0f}{'' if len(known) == len(rows) else ' and more'}",
+            "",
+        )
+    )
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for line in cells:
+        first, *middle, last = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        yield "  ".join([first.strip().ljust(widths[0]), *middle, last.strip()]).rstrip()
+    yield (
+        f"GPU-hours: counted operations at {costs.attained:.0%} of {costs.tflops:g} TFLOP/s (assumed, not measured); a "
+        f"GPU at ${costs.gpu_dollars_per_hour:g} an hour. Judges' tokens: roughly, by the length of the rubrics."
+    )
+
+
+def _is_guided(model: ModelConfig) -> bool:
+    return isinstance(model, DiffusersModel) and model.settings.guidance > 1
+
+
+def _work_of(model: ModelConfig) -> tuple[Passes, Encoding]:
+    """What one image takes in one pass, and around it."""
+    if not isinstance(model, DiffusersModel):
+        raise ValueError(
+            f"model {model.kind}: its work is not worth counting; an estimate is for the published editors"
+        )
+    from training.editors.full_size import square_shape
+    from training.flops import count_encoding, full_size_passes
+
+    settings = model.settings
+    size = size_of(settings.model)
+    shape = square_shape(_side(settings.target_area), _side(settings.condition_area))
+    return full_size_passes(size, shape), count_encoding(size, shape)
+
+
+def size_of(model: str) -> FullSize:
+    """The published size of a model by its name. Raises: ValueError that says which are known."""
+    from training.editors.full_size import FULL_SIZES
+
+    name = model.rstrip("/").rpartition("/")[2]
+    if name not in FULL_SIZES:
+        raise ValueError(f"{model}: its published size is not known; known are {', '.join(sorted(FULL_SIZES))}")
+    return FULL_SIZES[name]
+
+
+def _side(area: int) -> int:
+    """Of a square of this area, in whole tokens."""
+    return max(32, round(math.sqrt(area) / 32) * 32)
+
+
+def _judging(scorer: ScorerConfig, judgements: int, costs: Costs) -> tuple[int, int, float, float | None]:
+    """Calls, tokens, GPU-hours of one's own, dollars elsewhere; of as many judgements of each edit type."""
+    if scorer.kind == "measured":
+        return 0, 0, 0.0, 0.0
+    calls = judgements * scorer.repeats
+    each = [tokens_of_call(scorer, rubric) for rubric in rubrics_of(scorer).values()]
+    prompt, completion = (sum(getattr(t, name) for t in each) / len(each) for name in ("prompt", "completion"))
+    tokens = round(calls * (prompt + completion))
+    if scorer.judge.model in OPEN_JUDGES:
+        return calls, tokens, costs.hours(2 * OPEN_JUDGES[scorer.judge.model] * tokens), 0.0
+    price = price_of(scorer.judge)
+    return (
+        calls,
+        tokens,
+        0.0,
+        None if price is None else calls * (prompt * price.prompt + completion * price.completion) / 1e6,
+    )

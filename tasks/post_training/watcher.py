@@ -1,0 +1,86 @@
+"""What a training leaves behind for people while it goes on: metrics, pictures, and word to the trackers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import psutil
+
+from tasks.images import contact_sheet
+from tasks.post_training.job import Job
+from tasks.post_training.sources import TrainingSources
+from tasks.post_training.trackers import Trackers
+from training.loop import Iteration
+from training.state import History
+
+
+class OrphanedError(RuntimeError):
+    """The process that ordered the training is gone; the next one continues from the checkpoint."""
+
+
+class Watcher:
+    """Writes down what each iteration has to show."""
+
+    def __init__(self, job: Job, sources: TrainingSources, history: History, ordered_by: psutil.Process | None) -> None:
+        """Of a run that goes on after `history`, the metrics of the iterations that its checkpoint knows.
+
+        Args:
+            ordered_by: the process that ordered the training; None: nobody has to wait for it.
+        """
+        self.job = job
+        self.sources = sources
+        self.ordered_by = ordered_by
+        # Iterations after the checkpoint are done again, so the lines are those of the checkpoint.
+        job.metrics.write_text("".join(_line(row) + "\n" for row in history))
+        self.trackers = Trackers(job.tensorboard, job.config.running.trackers, job.name, len(history))
+
+    def __call__(self, iteration: Iteration) -> None:
+        metrics, step = iteration.metrics, iteration.metrics.iteration
+        with self.job.metrics.open("a") as file:
+            file.write(_line(asdict(metrics)) + "\n")
+        self.trackers.log(step, dict(_flat(asdict(metrics))))
+        if step % self.job.config.running.pictures_every == 0:
+            sheet = self._sheet(iteration)
+            unfinished = self.job.pictures.with_suffix(".unfinished")
+            unfinished.write_bytes(sheet)
+            os.replace(unfinished, self.job.pictures)
+            self.trackers.images(step, {"samples": sheet})
+        just_saved = (step + 1) % self.job.config.grpo.checkpoint_every == 0
+        if just_saved and self.ordered_by is not None and not self.ordered_by.is_running():
+            raise OrphanedError(f"the process that ordered this one is gone; stopped after {step + 1} iterations")
+
+    def close(self) -> None:
+        """Write out what the trackers still hold."""
+        self.trackers.close()
+
+    def _sheet(self, iteration: Iteration) -> bytes:
+        """The source and its samples, with their scores."""
+        group = iteration.groups[0]
+        triplet = self.sources[group.case_id]
+        scores = " ".join("-" if math.isnan(score) else f"{score:.1f}" for score in group.scores)
+        title = f"iteration {iteration.metrics.iteration}: {triplet.instruction} ({scores})"
+        return contact_sheet([(title, [triplet.source, *iteration.pictures])])
+
+
+def _line(row: dict[str, Any]) -> str:
+    """As JSON that every reader takes: what is not there is null."""
+    return json.dumps(_without_nan(row))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(inside) for name, inside in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flat(row: dict[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}/")
+        elif math.isfinite(value):
+            yield f"{before}{name}", float(value)
