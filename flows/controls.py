@@ -54,7 +54,7 @@ def controls(
         grpo = replace(pipeline.train.grpo, seed=seed)
         train = pipeline.train.model_copy(update={"grpo": grpo, "permute_rewards": permuted})
         encodings = encode_cases(str(realpref), pipeline.encode, options)
-        adapter = post_train(str(realpref), str(encodings), str(scorer), train, options)
+        adapter = post_train(str(encodings), str(scorer), train, options)
         return run_benchmark(str(cases), str(adapter), str(evaluation), pipeline.benchmark, options)
 
     first = pipeline.train.grpo.seed

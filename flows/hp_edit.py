@@ -53,7 +53,7 @@ def hp_edit(
     scores = rate_edits(str(edits), str(scorer), config.rate, options)
     realpref = build_realpref(str(scores), config.build, options)
     encodings = encode_cases(str(realpref), config.encode, options)
-    adapter = post_train(str(realpref), str(encodings), str(scorer), config.train, options)
+    adapter = post_train(str(encodings), str(scorer), config.train, options)
     benchmark = run_benchmark(str(cases), str(adapter), str(evaluation), config.benchmark, options)
     refs = (cases, edits, triplets, labels, scorer, scores, realpref, encodings, adapter, benchmark)
     publish_run("hp-edit", refs, options)
@@ -72,7 +72,7 @@ def all_stages(source: Source, ratings: Sequence[str], config: PipelineConfig, o
         lambda made: RateEdits(store, config.rate, made["edits"], made["scorer"]),
         lambda made: BuildRealPref(store, config.build, made["scores"]),
         lambda made: EncodeCases(store, config.encode, made["realpref"]),
-        lambda made: PostTrain(store, config.train, made["realpref"], made["encodings"], scratch, made["scorer"]),
+        lambda made: PostTrain(store, config.train, made["encodings"], scratch, made["scorer"]),
         lambda made: RunBenchmark(store, config.benchmark, made["cases"], made["adapter"], made["scorer"]),
     ]
 

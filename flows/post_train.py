@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
 
 from prefect import flow
 
-from tasks.post_train import PostTrain
+from tasks.post_train import PostTrain, fitting_sizes
 from tasks.post_training.job import PostTrainConfig
-from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
+from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, run_options, run_stage
 from tasks.sizes import miniature
 
 
 @flow(name="post-train", flow_run_name="post-train")
 def post_train(
-    realpref: str = "realpref@latest",
     encodings: str = "encodings@latest",
     scorer: str = "",
     config: PostTrainConfig = miniature().train,
     options: RunOptions = RunOptions(),
 ) -> ArtifactRef:
     """Post-train the editor on the hard cases by Flow-GRPO, the judge being the reward."""
+    return run_stage(stage_of(encodings, scorer, config, options), options)
+
+
+def stage_of(encodings: str, scorer: str, config: PostTrainConfig, options: RunOptions) -> PostTrain:
+    """The stage, from versions by name."""
     store = options.open_store()
     calibration = store.resolve(scorer) if scorer else None
-    inputs = store.resolve(realpref), store.resolve(encodings)
-    return run_stage(PostTrain(store, config, *inputs, Path(options.scratch), calibration), options)
+    return PostTrain(store, config, store.resolve(encodings), Path(options.scratch), calibration)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("encodings", nargs="?", default="encodings@latest", help="a version (%(default)s)")
+    parser.add_argument("--scorer", default="", help="a calibration of the judge, such as scorer@latest")
+    parser.add_argument(
+        "--config", type=PostTrainConfig.model_validate_json, default=miniature().train, help="JSON; the miniature's"
+    )
+    parser.add_argument("--fit", action="store_true", help="train nothing; find the largest batches that fit")
+    add_run_options(parser)
+    arguments = parser.parse_args()
+    options = run_options(arguments)
+    if arguments.fit:
+        print(json.dumps(fitting_sizes(stage_of(arguments.encodings, arguments.scorer, arguments.config, options).job)))
+        return
+    post_train(arguments.encodings, arguments.scorer, arguments.config, options)
 
 
 if __name__ == "__main__":
-    (realpref, encodings, scorer), options = version_arguments(__doc__, "realpref", "encodings", by_scorer=True)
-    post_train(realpref, encodings, scorer, options=options)
+    main()

@@ -70,7 +70,7 @@ def main() -> None:
         scores = measure(RateEdits(store, config.rate, edits, scorer))
         realpref = measure(BuildRealPref(store, config.build, scores))
         encodings = measure(EncodeCases(store, config.encode, realpref))
-        adapter = measure(PostTrain(store, config.train, realpref, encodings, Path(folder) / "scratch", scorer))
+        adapter = measure(PostTrain(store, config.train, encodings, Path(folder) / "scratch", scorer))
         measure(RunBenchmark(store, config.benchmark, cases, adapter, scorer))
     print(json.dumps({"stages": figures, "seconds": round(sum(row["seconds"] for row in figures.values()), 2)}))
 

@@ -47,31 +47,27 @@ class PostTrain(Stage):
         self,
         store: Store,
         config: PostTrainConfig,
-        realpref: Version,
         encodings: Version,
         scratch: Path,
         scorer: Version | None = None,
     ) -> None:
-        """Training on `realpref`.
+        """Training on the data set that `encodings` are of.
 
         Args:
             encodings: its cases, encoded by the configured model.
             scratch: a folder on the local disk for checkpoints; what is committed goes to the store.
             scorer: a calibration of the configured judge.
         """
-        inputs = {"realpref": realpref, "encodings": encodings} | ({"scorer": scorer} if scorer else {})
-        super().__init__(store, config, inputs)
+        of = encodings.manifest.parents["realpref"]
+        inputs = {"realpref": store.version(of.artifact, of.version), "encodings": encodings}
+        super().__init__(store, config, inputs | ({"scorer": scorer} if scorer else {}))
         self.config: PostTrainConfig = config
         self.scratch = scratch
-        self._check_encodings(realpref, encodings)
+        self._check_encodings(encodings)
 
-    def _check_encodings(self, realpref: Version, encodings: Version) -> None:
-        """Raises: ValueError where they are of other cases, or by another model."""
-        of, by = encodings.manifest.parents["realpref"], encodings.manifest.fingerprints["editor"]
-        if of.manifest != realpref.ref.manifest:
-            raise ValueError(
-                f"{encodings} are of {of.artifact}@v{of.version}, not of {realpref}: run encode-cases on it"
-            )
+    def _check_encodings(self, encodings: Version) -> None:
+        """Raises: ValueError where they are by another model."""
+        by = encodings.manifest.fingerprints["editor"]
         if by != fingerprint_of_model(self.config.model):
             raise ValueError(
                 f"{encodings} are by another model ({encodings.manifest.statistics['model']}) than the one to train "
@@ -179,9 +175,7 @@ def run_worker(
 
     Raises: TrainingFailedError with the end of what it said.
     """
-    job.folder.mkdir(parents=True, exist_ok=True)
-    order = job.folder / "job.json"
-    order.write_text(job.model_dump_json(indent=1))
+    order = _write_order(job)
     log = job.folder / "worker.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -211,6 +205,26 @@ def run_worker(
     if not job.adapter.exists():
         tail = log.read_text(errors="replace")[-2000:]
         raise TrainingFailedError(f"training ended with status {process.returncode}; the end of {log}:\n{tail}")
+
+
+def fitting_sizes(job: Job) -> dict[str, int]:
+    """The largest `rollout_batch` and `micro_batch` that the memory of this machine takes; nothing is trained.
+
+    Raises: TrainingFailedError with the end of what the process said.
+    """
+    order = _write_order(job)
+    command = [sys.executable, "-m", "tasks.post_training.worker", str(order), "--fit"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if ran.returncode:
+        raise TrainingFailedError(f"trying sizes ended with status {ran.returncode}:\n{ran.stderr[-2000:]}")
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def _write_order(job: Job) -> Path:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    order = job.folder / "job.json"
+    order.write_text(job.model_dump_json(indent=1))
+    return order
 
 
 def _launcher(job: Job) -> list[str]:

@@ -201,8 +201,8 @@ class RemoteEditor(StreamingEditor):
             picture = read_photograph(base64.b64decode(encoded, validate=True)).pixels
         except (binascii.Error, ValueError) as error:
             raise NoPictureError(str(error)) from error
-        size = self._size_of(task)
-        if size not in (None, "auto", found := f"{picture.shape[1]}x{picture.shape[0]}"):
+        size, found = self._size_of(task), f"{picture.shape[1]}x{picture.shape[0]}"
+        if size is not None and size != found:
             raise NoPictureError(f"a picture of {found} instead of {size}; size auto takes what comes")
         return picture
 
@@ -238,7 +238,10 @@ class _FailedError(Exception):
 
 def _first_of(body: bytes) -> Mapping[str, Any]:
     """The first picture's entry of an answer. Raises: GarbledError for an answer that is not of the protocol."""
-    answer = json.loads(body.decode(errors="replace"))
+    try:
+        answer = json.loads(body.decode(errors="replace"))
+    except (ValueError, RecursionError) as error:  # numbers of many thousand digits, lists in lists in lists
+        raise GarbledError(f"an answer that is no JSON: {error}") from error
     data = answer.get("data") if isinstance(answer, Mapping) else None
     if not isinstance(data, list) or not data or not isinstance(data[0], Mapping):
         raise GarbledError(f"an answer without a picture: {body[:200].decode(errors='replace')}")

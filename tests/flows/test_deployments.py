@@ -104,7 +104,8 @@ def test_each_worker_says_where_it_has_the_project(deployed):
 def test_training_follows_a_new_data_set_where_that_is_switched_on(deployed):
     automations = {automation.name: automation for automation in deployed.read_automations()}
     assert {name: automation.enabled for name, automation in automations.items()} == {
-        "hp-edit: post-train on a new realpref": False,
+        "hp-edit: encode a new realpref": False,
+        "hp-edit: post-train on new encodings": False,
         "hp-edit: benchmark a new adapter": False,
     }
 
@@ -118,13 +119,13 @@ def test_training_follows_a_new_data_set_where_that_is_switched_on(deployed):
         }
         deployed.request("POST", "/events", json=[event]).raise_for_status()
 
-    made("realpref@v1")
+    made("encodings@v1")
     time.sleep(10)
     assert not runs_of(deployed, "post-train/default"), "it is off"
-    deployed.resume_automation(automations["hp-edit: post-train on a new realpref"].id)
+    deployed.resume_automation(automations["hp-edit: post-train on new encodings"].id)
     made("adapter@v1")
     made("cases@v1")
-    made("realpref@v2")
+    made("encodings@v2")
     assert len(wait_for_runs(deployed, "post-train/default", 60)) == 1
     assert not runs_of(deployed, "benchmark/default"), "it is off"
 

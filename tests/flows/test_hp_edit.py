@@ -27,7 +27,18 @@ from training import config as training
 
 pytestmark = pytest.mark.prefect
 ROOT = Path(__file__).parents[2]
-ARTIFACTS = ["cases", "edits", "triplets", "labels", "scorer", "scores", "realpref", "adapter", "benchmark"]
+ARTIFACTS = [
+    "cases",
+    "edits",
+    "triplets",
+    "labels",
+    "scorer",
+    "scores",
+    "realpref",
+    "encodings",
+    "adapter",
+    "benchmark",
+]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +125,7 @@ def test_the_report_stands_by_itself(refs, options, tmp_path):
         "calibrate-scorer",
         "rate-edits",
         "build-realpref",
+        "encode-cases",
         "post-train",
         "benchmark",
     }

@@ -18,7 +18,7 @@ from tasks.collect_cases import CollectCases, CollectConfig
 from tasks.edit_baseline import EditBaseline, EditConfig
 from tasks.encode_cases import EncodeCases, EncodeConfig
 from tasks.miniature.coco import write_coco
-from tasks.post_train import PostTrain, TrainingFailedError, run_worker
+from tasks.post_train import PostTrain, TrainingFailedError, fitting_sizes, run_worker
 from tasks.post_training.job import Job, PostTrainConfig, Running
 from tasks.post_training.score_journal import read_scores
 from tasks.rate_edits import RateConfig, RateEdits
@@ -83,18 +83,18 @@ def test_a_killed_training_continues_to_the_bit(encodings, tmp_path):
 
 def test_the_stage_commits_adapter_gate_and_curves(realpref, encodings, tmp_path):
     config = PostTrainConfig(grpo=training.tiny())
-    version = execute(PostTrain(realpref.store, config, realpref, encodings, tmp_path)).version
+    version = execute(PostTrain(realpref.store, config, encodings, tmp_path)).version
     assert load(version.file("weights"))
     gate = json.loads(version.file("gate"))
     assert gate["ratio deviation"] < 1e-4
     assert version.table("curves").num_rows == 2
     assert version.manifest.statistics["iterations"] == 2
     assert str(tmp_path) not in version.manifest.model_dump_json(), "a manifest tells no path of a machine"
-    again = execute(PostTrain(realpref.store, config, realpref, encodings, tmp_path / "elsewhere"))
+    again = execute(PostTrain(realpref.store, config, encodings, tmp_path / "elsewhere"))
     assert again.reused
     (log,) = tmp_path.glob("*/metrics.jsonl")
     first = log.stat().st_mtime_ns
-    refreshed = execute(PostTrain(realpref.store, config, realpref, encodings, tmp_path), refresh=True)
+    refreshed = execute(PostTrain(realpref.store, config, encodings, tmp_path), refresh=True)
     assert log.stat().st_mtime_ns > first, "refresh trains again"
     assert refreshed.version.file("weights") == version.file("weights")
     with pytest.raises(ValueError, match="trained on cases of cases@v1, which hold"):
@@ -135,7 +135,7 @@ def test_checkpoints_become_versions_and_another_machine_goes_on_from_them(realp
     running = Running(publish_every=2)
     config = PostTrainConfig(grpo=replace(training.tiny(), iterations=4, seed=7), running=running)
     before = store.latest("adapter")
-    through = execute(PostTrain(store, config, realpref, encodings, tmp_path / "one")).version
+    through = execute(PostTrain(store, config, encodings, tmp_path / "one")).version
     checkpoint = store.version("adapter", through.number - 1)
     assert checkpoint.manifest.statistics["checkpoint"] == "after 2 of 4 iterations"
     assert checkpoint.manifest.parents == through.manifest.parents
@@ -144,7 +144,7 @@ def test_checkpoints_become_versions_and_another_machine_goes_on_from_them(realp
     assert store.latest("adapter") == through != before
     assert {row["case_id"] for row in through.table("scores").to_pylist()} <= ids_of(realpref)
 
-    elsewhere = PostTrain(store, config, realpref, encodings, tmp_path / "two")
+    elsewhere = PostTrain(store, config, encodings, tmp_path / "two")
     elsewhere._fetch_checkpoint(elsewhere.job)
     run_worker(elsewhere.job, lambda count: None)
     assert elsewhere.job.adapter.read_bytes() == through.file("weights")
@@ -181,23 +181,13 @@ def test_two_processes_come_to_what_one_comes_to(encodings, tmp_path):
 
 def test_fit_finds_batches_and_trains_nothing(encodings, tmp_path):
     job = job_of(encodings, tmp_path)
-    tmp_path.mkdir(exist_ok=True)
-    order = tmp_path / "job.json"
-    order.write_text(job.model_dump_json())
-    command = [sys.executable, "-m", "tasks.post_training.worker", str(order), "--fit"]
-    said = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    sizes = json.loads(said.stdout.splitlines()[-1])
+    sizes = fitting_sizes(job)
     assert sizes == {"rollout_batch": 256, "micro_batch": 256 * job.config.grpo.window_length}
     assert not job.adapter.exists()
 
 
-def test_encodings_of_other_cases_or_by_another_model_are_refused(realpref, encodings, tmp_path):
-    other = empty(realpref)
-    with pytest.raises(ValueError, match=rf"{encodings} are of realpref@v\d+, not of {other}: run encode-cases on it"):
-        PostTrain(realpref.store, PostTrainConfig(), other, encodings, tmp_path)
+def test_encodings_by_another_model_are_refused(realpref, encodings, tmp_path):
     changed = {"fingerprints": {"editor": "another"}, "key": "another"}
     by_another = realpref.store.commit(encodings.manifest.model_copy(update=changed), latest=False)
     with pytest.raises(ValueError, match="are by another model"):
-        PostTrain(realpref.store, PostTrainConfig(), realpref, by_another, tmp_path)
+        PostTrain(realpref.store, PostTrainConfig(), by_another, tmp_path)

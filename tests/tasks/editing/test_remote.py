@@ -117,6 +117,10 @@ def said(status, message, code=None, headers=None):
     )
 
 
+def raw(body, status=200):
+    return lambda request: Response(body, status, media_type="application/json")
+
+
 def with_data(*data):
     return lambda request: JSONResponse({"created": 0, "data": list(data)})
 
@@ -144,9 +148,12 @@ def large():
         (said(429, "slow down", "rate_limit_exceeded", {"retry-after": "0.01"}), "rate_limited: slow down", 3),
         (said(500, "oh"), "server_error: oh", 3),
         (said(503, "oh"), "server_error: oh", 3),
-        (lambda request: Response("<html>a proxy</html>", 502), "server_error: Error code: 502", 3),
-        (lambda request: Response("<html>", media_type="application/json"), "server_error: Expecting value", 3),
-        (lambda request: Response(b"\xff\xfe\x00", media_type="application/json"), "server_error: Expecting value", 3),
+        (raw("<html>a proxy</html>", 502), "server_error: Error code: 502", 3),
+        (raw("<html>"), "server_error: an answer that is no JSON: Expecting value", 3),
+        (raw(b"\xff\xfe\x00"), "server_error: an answer that is no JSON: Expecting value", 3),
+        (raw("[" * 100_000), "server_error: an answer that is no JSON", 3),
+        (raw("9" * 10_000), "server_error: an answer that is no JSON", 3),
+        (raw("[" * 100_000, 500), "server_error: Error code: 500", 3),
         (lambda request: JSONResponse([1]), "server_error: an answer without a picture: [1]", 3),
         (lambda request: JSONResponse({"error": "in vain"}), "server_error: an answer without a picture", 3),
         (with_data(), "server_error: an answer without a picture", 3),
