@@ -4,9 +4,10 @@ Nothing is shared and nothing is batched. Every sample encodes its case anew, is
 probabilities of its trained steps are computed in passes of their own; every trained step then takes one pass of the
 reference, whatever the KL weighs, one of the policy, and one backward. Published loops do each of these somewhere.
 
-The mathematics of a single step (`training.sde`, `training.objective`) is the loop's own; all that the loop adds to it
-(batches, buckets, lanes, replay of all steps at once, probabilities kept from the rollout) is left out. So the same
-noise has to give the same losses and the same gradients, up to rounding, and what is left is the time.
+The mathematics of a single step (`training.sde`, `training.objective`) and of a group (`training.advantage`) is the
+loop's own; all that the loop adds to it (batches, buckets, lanes, replay of all steps at once, probabilities kept from
+the rollout) is left out. So the same noise has to give the same losses and the same gradients, up to rounding, and
+what is left is the time.
 
 Axes: B samples, N tokens, C channels, K = 1 + S draws of noise, S trained steps; 1 is one sample.
 """
@@ -18,13 +19,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training import sde
+from training.advantage import group_advantages
 from training.config import FlowGrpoConfig
 from training.editors.interface import Condition, Pixels, TrainableEditor
 from training.lora import adapter_parameters, reference
 from training.objective import policy_loss
+from training.reward import rewards_of
+from training.rollout import draw_noise, window_start
 
 
 class Step(NamedTuple):
@@ -142,6 +146,62 @@ def update_singly(
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
     return Update(float(torch.stack(losses).mean()), float(torch.stack(divergences).mean()), gradients)
+
+
+class Iteration(NamedTuple):
+    """What one iteration comes to, as `training.metrics.Metrics` has it."""
+
+    loss: float
+    """Mean over the trained steps of all updates."""
+    kl: float
+    gradient_norm: float
+    """Mean over the updates, before it is limited."""
+    images: int
+    """That were trained on."""
+
+
+def iterate_singly(
+    editor: TrainableEditor,
+    encoders: Sequence[Callable[[], Condition]],
+    scored: Callable[[Sequence[Pixels]], Tensor],
+    config: FlowGrpoConfig,
+    iteration: int,
+    optimizer: torch.optim.Optimizer,
+) -> Iteration:
+    """One iteration of Flow-GRPO as `training.loop` makes it, one sample after the other.
+
+    Args:
+        encoders: one per group, in the order of the groups; gives the condition of one sample.
+        scored: gives the scores of the samples of all groups, (P, G) in [0, 5].
+        optimizer: of the adapter's parameters.
+    """
+    first = window_start(config, iteration)
+    samples: list[Sample] = []
+    for group, encode in enumerate(encoders):
+        noise_KBNC = draw_noise(encode(), config, iteration, [group])
+        samples += roll_out_singly(editor, [encode] * config.group_size, config, first, noise_KBNC)
+    rewards_PG = rewards_of(scored([sample.image for sample in samples]), config.reward_slope, config.reward_shift)
+    advantages_B = group_advantages(
+        rewards_PG, config.advantage_limit, min_scored_share=config.min_scored_share
+    ).flatten()
+    updates: list[tuple[Update, float, int]] = []
+    for rows_B in torch.arange(len(samples)).chunk(config.updates_per_rollout):
+        # The loop leaves out what teaches nothing, and divides by the number of those that are left.
+        useful = rows_B[advantages_B[rows_B] != 0].tolist()
+        if useful:
+            update = update_singly(editor, [samples[b] for b in useful], advantages_B[useful], config)
+            norm = float(nn.utils.clip_grad_norm_(adapter_parameters(editor.transformer), config.gradient_norm))
+            optimizer.step()
+            updates.append((update, norm, len(useful)))
+    images = sum(count for _, _, count in updates)
+    if not images:
+        raise ValueError("no group has samples of different scores: nothing was learnt from, so nothing is compared")
+    return Iteration(
+        loss=sum(update.loss * count for update, _, count in updates) / images,
+        kl=sum(update.kl * count for update, _, count in updates) / images,
+        gradient_norm=sum(norm for _, norm, _ in updates) / len(updates),
+        images=images,
+    )
 
 
 def _distribution(

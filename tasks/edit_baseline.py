@@ -21,19 +21,26 @@ from tasks.editing.catalogue import fingerprint_of_editor, make_editor
 from tasks.editing.interface import EditFailure, Editor, EditorError, EditTask, pictures_of
 from tasks.editing.settings import EditorConfig, ModelEditorConfig
 from tasks.images import contact_sheet, decode, png
+from tasks.limits import Limit
 from tasks.rows import Kind, Rows
-from tasks.stage import Progress, Result, Shard, Stage, StageConfig, check_rows, join_tables, sum_counts
+from tasks.settings import passing
+from tasks.stage import GatedConfig, Progress, Result, Shard, Stage, check_rows, join_tables, sum_counts
 
 ROWS = Kind("edits", "edits", Edit, EDITS, "edit_id", good=("failure", ""), maker="editor")
 """An edit that failed is tried again when its shard is worked on again."""
 
 
-class EditConfig(StageConfig):
+LIMITS = {"coverage": Limit(at_least=0.5)}
+"""An editor that fails on most cases is set up wrongly, or its server is gone."""
+
+
+class EditConfig(GatedConfig):
     """What to edit, and with what."""
 
     split: Literal["train", "bench"] = "train"
     editor: EditorConfig = ModelEditorConfig()
     seed: int = Field(0, description="Of the noise that an editor starts from.")
+    limits: dict[str, Limit] = passing(LIMITS, "Within which a version becomes `latest`.")
 
 
 class EditBaseline(Stage):
@@ -106,8 +113,11 @@ class EditBaseline(Stage):
 
     def finish(self, results: Sequence[ShardResult]) -> Result:
         check_rows("edits of cases", self, results, ["edits"])
-        statistics = {"counts": sum_counts(results), "editor": self.config.editor.deciding()}
-        return Result(join_tables(results), statistics)
+        counts = sum_counts(results)
+        statistics = {"counts": counts, "editor": self.config.editor.deciding()}
+        total = sum(counts.values())
+        # Of no cases at all, none is missing.
+        return Result(join_tables(results), statistics, {"coverage": counts.get("edited", 0) / total if total else 1.0})
 
     def pictures(self, version: Version) -> list[tuple[str, bytes]]:
         rows: dict[EditType, list[np.ndarray]] = {}

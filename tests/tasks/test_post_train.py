@@ -65,11 +65,7 @@ def test_a_killed_training_continues_to_the_bit(encodings, tmp_path):
     order.write_text(killed.model_dump_json())
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     worker = subprocess.Popen([sys.executable, "-m", "tasks.post_training.worker", str(order)], env=environment)
-    deadline = time.monotonic() + 120
-    while not (killed.metrics.exists() and killed.metrics.read_text().count("\n") >= 2):
-        assert worker.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: killed.metrics.exists() and killed.metrics.read_text().count("\n") >= 2)
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     assert not killed.adapter.exists()
@@ -177,6 +173,44 @@ def test_two_processes_come_to_what_one_comes_to(encodings, tmp_path):
     for other in weights[1:]:
         for name, value in weights[0].items():
             torch.testing.assert_close(other[name], value, atol=2e-3, rtol=0.05)
+
+
+@pytest.mark.slow
+def test_a_killed_flow_loses_nothing(realpref, encodings, tmp_path):
+    """The process that watches is gone: training goes on to its next checkpoint and stops; the next one continues."""
+    config = PostTrainConfig(grpo=replace(training.tiny(), iterations=40, checkpoint_every=4, seed=9))
+    stage = PostTrain(realpref.store, config, encodings, tmp_path)
+    flow = (
+        "import sys; from pathlib import Path; from storage.store import Store; from tasks.stage import execute\n"
+        "from tasks.post_train import PostTrain; from tasks.post_training.job import PostTrainConfig\n"
+        "store = Store(sys.argv[1]); config = PostTrainConfig.model_validate_json(sys.argv[2])\n"
+        "execute(PostTrain(store, config, store.resolve(sys.argv[3]), Path(sys.argv[4])))"
+    )
+    arguments = [realpref.store.url, config.model_dump_json(), str(encodings), str(tmp_path)]
+    watching = subprocess.Popen([sys.executable, "-c", flow, *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    job = stage.job
+    wait_until(lambda: job.metrics.exists() and job.metrics.read_text().count("\n") >= 2)
+    watching.send_signal(signal.SIGKILL)
+    watching.wait()
+    log = job.folder / "worker.log"
+    wait_until(lambda: "the process that ordered this one is gone; stopped after" in log.read_text())
+    with job.lock():  # the orphan has let go
+        assert not job.adapter.exists()
+        done = len(job.metrics.read_text().splitlines())
+    assert done % 4 == 0
+    assert done < 40
+    version = execute(stage).version
+    assert [row["iteration"] for row in version.table("curves").to_pylist()] == list(range(40))
+    through = PostTrain(realpref.store, config, encodings, tmp_path / "through").job
+    run_worker(through, lambda count: None)
+    assert through.adapter.read_bytes() == version.file("weights")
+
+
+def wait_until(happened, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_fit_finds_batches_and_trains_nothing(encodings, tmp_path):

@@ -20,7 +20,7 @@ from tasks.editing.interface import EditorError
 from tasks.editing.settings import ClassicalEditorConfig, FolderEditorConfig, RemoteEditorConfig, editor_argument
 from tasks.images import decode
 from tasks.miniature.coco import write_coco
-from tasks.stage import execute
+from tasks.stage import RejectedError, execute
 
 ROOT = Path(__file__).parents[3]
 DOCS = (ROOT / "docs" / "editors.md").read_text()
@@ -164,3 +164,13 @@ def test_a_folder_of_nothing_stops_before_anything_is_done(cases, tmp_path):
     with pytest.raises(ValueError, match="no picture here"):
         edits_of(cases, config)
     assert cases.store.latest("edits") is None
+
+
+def test_where_most_edits_fail_latest_stays(cases, tmp_path):
+    """A folder with another data set's pictures: all rows have their reasons, and nothing is built on them."""
+    good = edits_of(cases, EditConfig()).version
+    (tmp_path / "0123456789abcdef.png").write_bytes(cases.table("train").to_pylist()[0]["source"]["bytes"])
+    nothing = EditConfig(editor=FolderEditorConfig(folder=str(tmp_path)))
+    with pytest.raises(RejectedError, match=r"coverage 0 is below 0\.5"):
+        edits_of(cases, nothing)
+    assert cases.store.latest("edits") == good
