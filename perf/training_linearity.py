@@ -1,6 +1,4 @@
-"""Whether the time grows linearly: that of an image's rollout in the sampling steps, of an iteration in the group size.
-
-"""
+"""Whether the time grows linearly: that of an image's rollout in the sampling steps, of an iteration in the group size."""
 
 from __future__ import annotations
 
@@ -26,23 +24,23 @@ class Linearity:
         """Over the sampling steps and the group sizes to compare."""
         self.rig = rig
         few = replace(config, iterations=1, groups=2)
-        self.by_steps = {number: replace(few, num_steps=number) for number in steps}
-        self.by_size = {size: replace(few, group_size=size) for size in sizes}
-        self.measured: dict[FlowGrpoConfig, list[Timed]] = {}
+        self.by_steps = [(number, replace(few, num_steps=number)) for number in steps]
+        self.by_size = [(size, replace(few, group_size=size)) for size in sizes]
+        self.measured: dict[FlowGrpoConfig, list[Timed]] = {config: [] for _, config in (*self.by_steps, *self.by_size)}
 
     def turn(self, done: Callable[[], object]) -> None:
         """Measure each once more; `done` is called after each."""
-        for config in (*self.by_steps.values(), *self.by_size.values()):
-            self.measured.setdefault(config, []).extend(timed_iterations(self.rig, config))
+        for config, measured in self.measured.items():
+            measured.extend(timed_iterations(self.rig, config))
             done()
 
     def figures(self) -> dict[str, Any]:
         """The lines and how far each point is off."""
         rollout = {
             number: min(timed.parts_per_image["rollout"] for timed in self.measured[config])
-            for number, config in self.by_steps.items()
+            for number, config in self.by_steps
         }
-        iteration = {size: fastest(self.measured[config]).seconds for size, config in self.by_size.items()}
+        iteration = {size: fastest(self.measured[config]).seconds for size, config in self.by_size}
         return {
             "rollout_seconds_per_image_by_num_steps": line(rollout),
             "iteration_seconds_by_group_size": line(iteration),

@@ -30,6 +30,9 @@ PARTS = ("encode", "rollout", "reward", "replay", "update")
 """What an iteration's time is spent on. Decoding belongs to the rollout; reference and, where they are computed once
 more, old probabilities to the replay; the update is the optimiser's step and the running average."""
 
+SAME = 1e-5
+"""Two loops that differ by less, relatively, in loss, KL and norm of the gradient have made the same update."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rig:
@@ -209,9 +212,25 @@ def plain_iteration(rig: Rig, config: FlowGrpoConfig, scores_PG: Tensor) -> Time
     )
 
 
-def relative_difference(ours: float, theirs: float) -> float:
-    """|ours - theirs| over the larger."""
-    return abs(ours - theirs) / max(abs(ours), abs(theirs))
+def differences(ours: Timed, theirs: Timed) -> dict[str, float]:
+    """How far the same iteration by two loops is apart, relative to the larger number."""
+
+    def apart(one: float, other: float) -> float:
+        return abs(one - other) / max(abs(one), abs(other))
+
+    names = ("loss", "kl", "gradient_norm")
+    return {name: apart(getattr(ours, name), getattr(theirs, name)) for name in names}
+
+
+def check_same(ours: Timed, theirs: Timed) -> dict[str, float]:
+    """The differences. Raises: ValueError where what two loops learnt was not the same, so that times say nothing."""
+    found = differences(ours, theirs)
+    if ours.images != theirs.images or not max(found.values()) <= SAME:
+        raise ValueError(
+            f"our loop trained on {ours.images} images, the plain one on {theirs.images}, and they differ by {found}, "
+            f"more than {SAME:g}: they have not made the same update"
+        )
+    return found
 
 
 def move_adapter(editor: TrainableEditor, size: float) -> None:

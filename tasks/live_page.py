@@ -29,10 +29,11 @@ class LivePage:
             logger.warning("the live page %s could not be shown: %s", self.key, error)
 
     def _show(self, page: str, percent: float) -> None:
+        told = "Done" if percent >= 100 else "In progress"
         if self._page is None or self._bar is None:
-            self._page = UUID(str(create_markdown_artifact(page, key=self.key, description="In progress")))
+            self._page = UUID(str(create_markdown_artifact(page, key=self.key, description=told)))
             self._bar = UUID(str(create_progress_artifact(percent, key=f"{self.key}-progress")))
             return
         with get_client(sync_client=True) as client:
-            client.update_artifact(self._page, ArtifactUpdate(data=page))
+            client.update_artifact(self._page, ArtifactUpdate(data=page, description=told))
         update_progress_artifact(self._bar, percent)

@@ -73,41 +73,66 @@ def gradients_of(
     Returns: one gradient per adapter parameter, in the order of `adapter_parameters`.
     """
     parameters = adapter_parameters(editor.transformer)
+    at_once = _samples_at_once(batches, config, lanes)
+    # Positions, not copies: what the memory bounds is one micro-batch per lane.
     chunks = [
-        (batch.take(rows_B), advantages_B[rows_B])
+        _Chunk(batch, rows_B, advantages_B[rows_B])
         for batch, advantages_B in batches
-        for rows_B in torch.arange(len(batch.condition)).split(_samples_at_once(batches, config, lanes))
+        for rows_B in torch.arange(len(batch.condition)).split(at_once)
     ]
-    idle = 0
+    worked = len(chunks)
     if in_step is not None:
         world, filler = in_step
-        idle = world.largest(len(chunks)) - len(chunks)
-        chunks += [(filler.take(torch.tensor([0])), torch.zeros(1))] * idle
+        idle = _Chunk(filler, torch.tensor([0]), torch.zeros(1))
+        chunks += [idle] * (world.largest(worked) - worked)
     # All of the reference first: switching the adapter off concerns every lane. Without a KL nothing asks for it.
     base: list[sde.StepDistribution | None] = [None] * len(chunks)
     if config.kl_weight > 0:
         with torch.no_grad(), reference(editor.transformer):
-            base = map_lanes(lambda chunk: _replayed(editor, chunk[0], config), chunks, lanes)
+            base = map_lanes(lambda chunk: _replayed(editor, chunk.samples, config), chunks, lanes)
 
-    def work(item: tuple[tuple[Batch, Tensor], sde.StepDistribution | None]) -> tuple[tuple[Tensor, ...], Tensor]:
-        (batch, advantages_B), base = item
-        loss, measured = chunk_loss(editor, batch, advantages_B, base, config)
-        # A sample without advantage is idle work, and counts for nothing.
-        share = len(batch.condition) / total if bool(advantages_B.any()) else 0.0
-        # The last block's text stream ends in nothing: its adapter has no gradient.
-        return torch.autograd.grad(share * loss, parameters, allow_unused=True, materialize_grads=True), measured
+    def work(numbers: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+        """The gradients of one lane's chunks, added up as they come, and what was measured of each."""
+        total_gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        rows = []
+        for number in numbers:
+            chunk = chunks[number]
+            loss, measured = chunk_loss(editor, chunk.samples, chunk.advantages_B, base[number], config)
+            share = len(chunk.rows_B) / total if number < worked else 0.0
+            # The last block's text stream ends in nothing: its adapter has no gradient.
+            gradients = torch.autograd.grad(share * loss, parameters, allow_unused=True)
+            for sum_, gradient in zip(total_gradients, gradients, strict=True):
+                if gradient is not None:
+                    sum_.add_(gradient)
+            rows.append(measured)
+        return total_gradients, rows
 
-    results = map_lanes(work, list(zip(chunks, base, strict=True)), lanes)
-    if not results:
-        return [torch.zeros_like(parameter) for parameter in parameters], Measured(0, 0.0, 0.0, 0.0, 0.0)
-    gradients = add_up(gradient for gradient, _ in results)
-    worked = len(results) - idle
+    # Which lane has which chunk depends on nothing but their number: the same sums, rounded alike, every time.
+    numbers = [range(lane, len(chunks), lanes) for lane in range(max(1, min(lanes, len(chunks))))]
+    results = map_lanes(work, numbers, lanes)
+    gradients = add_up(lane_gradients for lane_gradients, _ in results)
+    measured = {
+        n: row for some, (_, rows) in zip(numbers, results, strict=True) for n, row in zip(some, rows, strict=True)
+    }
     if not worked:
         return gradients, Measured(0, 0.0, 0.0, 0.0, 0.0)
-    steps = [batch.trajectory.log_prob_SB.numel() for batch, _ in chunks[:worked]]
-    rows = torch.stack([row for _, row in results[:worked]]).double().cpu()
-    loss, clipped, kl = (rows[:, :3] * torch.tensor(steps)[:, None]).sum(0).tolist()
-    return gradients, Measured(sum(steps), loss, clipped, kl, float(rows[:, 3].max()))
+    steps = torch.tensor([len(chunk.rows_B) * config.window_length for chunk in chunks[:worked]])
+    rows = torch.stack([measured[number] for number in range(worked)]).double().cpu()
+    loss, clipped, kl = (rows[:, :3] * steps[:, None]).sum(0).tolist()
+    return gradients, Measured(int(steps.sum()), loss, clipped, kl, float(rows[:, 3].max()))
+
+
+class _Chunk(NamedTuple):
+    """Some samples of a batch, for one forward and backward pass."""
+
+    batch: Batch
+    rows_B: Tensor
+    advantages_B: Tensor
+
+    @property
+    def samples(self) -> Batch:
+        """They alone."""
+        return self.batch.take(self.rows_B)
 
 
 def chunk_loss(
