@@ -67,6 +67,7 @@ def render_report(versions: Mapping[str, Version], summary: Mapping[str, Any], u
         curves=curves,
         window=_window(len(curves)),
         curve_charts=_curve_charts(curves),
+        saturation=adapter.manifest.statistics.get("saturation", {}),
         histogram=_histogram(realpref),
         edit_types=list(EditType),
         agreement={name: {model: agreement(chosen, model) for model in MODELS} for name, chosen in groups.items()},

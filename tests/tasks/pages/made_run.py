@@ -15,7 +15,7 @@ from storage.store import Store, Version
 from tasks.build_realpref import BuildConfig, BuildRealPref
 from tasks.images import png
 from tasks.pages.report import render_report
-from tasks.post_train import METRICS, summarise
+from tasks.post_training.curves import CURVES, summarise
 from tasks.run_benchmark import SAMPLES, compare
 from tasks.stage import execute
 from tasks.summary import summarise_run
@@ -107,8 +107,8 @@ def make_run(
     realpref = execute(BuildRealPref(store, BuildConfig(limits={}), scores)).version
     lines = curves if curves is not None else [curve(i, reward=0.3 + 0.01 * i) for i in range(30)]
     adapter = commit(
-        *("adapter", "post-train", {"curves": pa.Table.from_pylist(list(lines), schema=METRICS)}, realpref),
-        statistics={} if not lines else summarise(lines),
+        *("adapter", "post-train", {"curves": pa.Table.from_pylist(list(lines), schema=CURVES)}, realpref),
+        statistics={} if not lines else summarise(lines, SATURATION),
         fingerprints={"scorer": "one"},
     )
     judges = ["score", *(["referee"] if referee else [])]
@@ -166,5 +166,10 @@ def train_records(number: int, score: float | None) -> tuple[Case, Edit, Score]:
     return case, edit, judged
 
 
+SATURATION = [
+    {"iteration": i, "edit_type": "bokeh", "groups": 4, "full_groups": i // 10, "flat_groups": 1} for i in range(30)
+]
+
+
 def curve(iteration: int, **values: float) -> dict[str, float]:
-    return dict.fromkeys(METRICS.names, 0.1) | {"iteration": iteration, "missing": 0.0} | values
+    return dict.fromkeys(CURVES.names, 0.1) | {"iteration": iteration, "missing": 0.0} | values

@@ -197,6 +197,13 @@ def test_short_and_empty_curves_are_drawn(tmp_path: Path, lines: list[dict[str, 
     assert f"for {len(lines)} iteration" in Page.of(page).text
 
 
+def test_what_was_left_to_learn_is_told_by_edit_type(run: Run) -> None:
+    """Of made-up curves: four groups an iteration, none of them full at first, two of four at last."""
+    text = " ".join(Page.of(run.page).text.split())
+    assert "groups with full scores alone" in text
+    assert "bokeh 0.0 % 50.0 % 25.0 % 25.0 %" in text.replace("\xa0", " ")
+
+
 def test_agreement_is_that_of_scipy() -> None:
     rng = np.random.default_rng(1)
     scores, referees = rng.integers(0, 6, 40).astype(float), rng.uniform(0, 5, 40)
