@@ -18,5 +18,5 @@ def build_realpref(
 
 
 if __name__ == "__main__":
-    (scores,), options = version_arguments(__doc__, "scores")
-    build_realpref(scores, options=options)
+    (scores,), config, options = version_arguments(__doc__, BuildConfig(), "scores")
+    build_realpref(scores, config, options)

@@ -22,6 +22,21 @@ def calibrate_scorer(
     return run_stage(CalibrateScorer(store, config, store.resolve(labels)), options)
 
 
+class NotRatedError(ValueError):
+    """People have still to rate what was picked for them."""
+
+
+def check_rated(triplets: str, ratings: Sequence[str], config: PipelineConfig, options: RunOptions) -> None:
+    """Raises: NotRatedError that says how people rate and how it goes on, where their ratings are not there."""
+    if config.label.raters == "people" and not ratings:
+        elsewhere = "" if options.store == RunOptions().store else f" --store {options.store}"
+        raise NotRatedError(
+            f"{triplets} are for people to rate: `python -m tasks.rating {triplets} --ratings runs/ratings.jsonl"
+            f"{elsewhere}` shows them in a browser. Then run this again with `--ratings runs/ratings.jsonl`: "
+            "what was made until here stands"
+        )
+
+
 def calibration(
     edits: str, ratings: Sequence[str], config: PipelineConfig, options: RunOptions
 ) -> tuple[ArtifactRef, ArtifactRef, ArtifactRef, ArtifactRef]:
@@ -30,9 +45,10 @@ def calibration(
     Args:
         ratings: files of people's ratings; none where simulated raters are configured.
 
-    Returns: the two scorers are one where the benchmark has no judge of its own.
+    Returns: the two scorers are one where the benchmark has no judge of its own. Raises: NotRatedError.
     """
     triplets = pick_triplets(edits, config.pick, options)
+    check_rated(str(triplets), ratings, config, options)
     labels = collect_labels(str(triplets), tuple(ratings), config.label, options)
     evaluation = calibrate_scorer(str(labels), config.evaluate, options) if config.evaluate else None
     # The last one is what scorer@latest means: the judge that filters and rewards.
@@ -41,5 +57,5 @@ def calibration(
 
 
 if __name__ == "__main__":
-    (labels,), options = version_arguments(__doc__, "labels")
-    calibrate_scorer(labels, options=options)
+    (labels,), config, options = version_arguments(__doc__, miniature().calibrate, "labels")
+    calibrate_scorer(labels, config, options)

@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.arguments import file_argument
 from tasks.collect_cases import CollectCases, CollectConfig
 from tasks.miniature.coco import write_coco
 from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
@@ -30,6 +31,12 @@ class Source(BaseModel):
         return write_coco(Path(scratch), self.world, self.scenes)
 
 
+def photographs_argument(text: str) -> str:
+    """The type of an argument that is a folder of photographs."""
+    file_argument(str(Path(text) / "annotations" / "instances.json"))
+    return text
+
+
 @flow(name="collect-cases", flow_run_name="collect-cases")
 def collect_cases(
     source: Source = Source(), config: CollectConfig = CollectConfig(), options: RunOptions = RunOptions()
@@ -39,5 +46,5 @@ def collect_cases(
 
 
 if __name__ == "__main__":
-    _, options = version_arguments(__doc__)
-    collect_cases(options=options)
+    _, config, options = version_arguments(__doc__, CollectConfig())
+    collect_cases(config=config, options=options)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from tasks.arguments import file_argument
 from tasks.collect_labels import CollectLabels, LabelConfig
 from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, run_options, run_stage
 
@@ -27,7 +28,14 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("triplets", nargs="?", default="triplets@latest", help="a version (%(default)s)")
-    parser.add_argument("--ratings", nargs="+", default=[], metavar="FILE", help=".jsonl, .json (Label Studio) or .csv")
+    parser.add_argument(
+        "--ratings",
+        nargs="+",
+        type=file_argument,
+        default=[],
+        metavar="FILE",
+        help=".jsonl, .json (Label Studio) or .csv",
+    )
     parser.add_argument("--simulated", action="store_true", help="miniature only: simulated raters instead of people")
     add_run_options(parser)
     arguments = parser.parse_args()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-
 from prefect import flow
+from pydantic import TypeAdapter
 
 from tasks.edit_baseline import EditBaseline, EditConfig
-from tasks.editing.settings import editor_argument
-from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, run_options, run_stage
+from tasks.editing.settings import EditorConfig
+from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
 
 
 @flow(name="edit-baseline", flow_run_name="edit-baseline")
@@ -21,11 +20,6 @@ def edit_baseline(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="?", default="cases@latest", help="a version (%(default)s)")
-    parser.add_argument(
-        "--editor", type=editor_argument, default=EditConfig().editor, help="JSON, see docs/editors.md; the miniature"
-    )
-    add_run_options(parser)
-    arguments = parser.parse_args()
-    edit_baseline(arguments.cases, EditConfig(editor=arguments.editor), run_options(arguments))
+    parts = {"editor": TypeAdapter(EditorConfig)}
+    (cases,), config, options = version_arguments(__doc__, EditConfig(), "cases", parts=parts)
+    edit_baseline(cases, config, options)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from prefect import flow
+from pydantic import TypeAdapter
 
+from tasks.editing.settings import ModelConfig
 from tasks.encode_cases import EncodeCases, EncodeConfig
 from tasks.prefect_stage import ArtifactRef, RunOptions, run_stage, version_arguments
 
@@ -18,5 +20,6 @@ def encode_cases(
 
 
 if __name__ == "__main__":
-    (realpref,), options = version_arguments(__doc__, "realpref")
-    encode_cases(realpref, options=options)
+    parts = {"model": TypeAdapter(ModelConfig)}
+    (realpref,), config, options = version_arguments(__doc__, EncodeConfig(), "realpref", parts=parts)
+    encode_cases(realpref, config, options)

@@ -10,14 +10,14 @@ import argparse
 from prefect import flow
 
 from flows.build_realpref import build_realpref
-from flows.collect_cases import Source, collect_cases
+from flows.collect_cases import Source, collect_cases, photographs_argument
 from flows.edit_baseline import edit_baseline
 from flows.rate_edits import rate_edits
 from tasks.build_realpref import BuildRealPref
 from tasks.collect_cases import CollectCases
 from tasks.data_report import data_lines
 from tasks.edit_baseline import EditBaseline
-from tasks.plan import MakeStage, plan_lines
+from tasks.plan import Plan, plan_lines
 from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, publish_run, run_options
 from tasks.rate_edits import RateEdits
 from tasks.sizes import DataConfig, miniature_data, photographs
@@ -43,22 +43,27 @@ def nightly_rebuild(
     return {ref.artifact: ref for ref in refs}
 
 
-def data_stages(source: Source, scorer: str, config: DataConfig, options: RunOptions) -> list[MakeStage]:
+def data_stages(source: Source, scorer: str, config: DataConfig, options: RunOptions) -> Plan:
     """The stages of the flow, for a look ahead."""
     store = options.open_store()
     calibration = store.resolve(scorer) if scorer else None
-    return [
-        lambda versions: CollectCases(store, config.collect, source.prepare(options.scratch)),
-        lambda versions: EditBaseline(store, config.edit, versions["cases"]),
-        lambda versions: RateEdits(store, config.rate, versions["edits"], calibration),
-        lambda versions: BuildRealPref(store, config.build, versions["scores"]),
-    ]
+    return {
+        "cases": lambda made: CollectCases(store, config.collect, source.prepare(options.scratch)),
+        "edits": lambda made: EditBaseline(store, config.edit, made["cases"]),
+        "scores": lambda made: RateEdits(store, config.rate, made["edits"], calibration),
+        "realpref": lambda made: BuildRealPref(store, config.build, made["scores"]),
+    }
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photographs", metavar="FOLDER", help="with images/ and annotations/instances.json")
+    parser.add_argument(
+        "--photographs",
+        type=photographs_argument,
+        metavar="FOLDER",
+        help="with images/ and annotations/instances.json",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scorer", default="", help="a calibration of the judge, such as scorer@latest")
     parser.add_argument("--dry-run", action="store_true", help="tell what would run and why; change nothing")

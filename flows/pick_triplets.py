@@ -19,5 +19,5 @@ def pick_triplets(
 
 
 if __name__ == "__main__":
-    (edits,), options = version_arguments(__doc__, "edits")
-    pick_triplets(edits, options=options)
+    (edits,), config, options = version_arguments(__doc__, miniature().pick, "edits")
+    pick_triplets(edits, config, options)

@@ -7,7 +7,10 @@ import json
 from pathlib import Path
 
 from prefect import flow
+from pydantic import TypeAdapter
 
+from tasks.arguments import add_config, config_of
+from tasks.editing.settings import ModelConfig
 from tasks.post_train import PostTrain, fitting_sizes
 from tasks.post_training.job import PostTrainConfig
 from tasks.prefect_stage import ArtifactRef, RunOptions, add_run_options, run_options, run_stage
@@ -37,17 +40,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("encodings", nargs="?", default="encodings@latest", help="a version (%(default)s)")
     parser.add_argument("--scorer", default="", help="a calibration of the judge, such as scorer@latest")
-    parser.add_argument(
-        "--config", type=PostTrainConfig.model_validate_json, default=miniature().train, help="JSON; the miniature's"
-    )
+    default, parts = miniature().train, {"model": TypeAdapter(ModelConfig)}
+    add_config(parser, default, parts)
     parser.add_argument("--fit", action="store_true", help="train nothing; find the largest batches that fit")
     add_run_options(parser)
     arguments = parser.parse_args()
-    options = run_options(arguments)
+    config, options = config_of(parser, arguments, default, parts), run_options(arguments)
     if arguments.fit:
-        print(json.dumps(fitting_sizes(stage_of(arguments.encodings, arguments.scorer, arguments.config, options).job)))
+        print(json.dumps(fitting_sizes(stage_of(arguments.encodings, arguments.scorer, config, options).job)))
         return
-    post_train(arguments.encodings, arguments.scorer, arguments.config, options)
+    post_train(arguments.encodings, arguments.scorer, config, options)
 
 
 if __name__ == "__main__":

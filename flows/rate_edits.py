@@ -22,5 +22,5 @@ def rate_edits(
 
 
 if __name__ == "__main__":
-    (edits, scorer), options = version_arguments(__doc__, "edits", by_scorer=True)
-    rate_edits(edits, scorer, options=options)
+    (edits, scorer), config, options = version_arguments(__doc__, miniature_data().rate, "edits", by_scorer=True)
+    rate_edits(edits, scorer, config, options)

@@ -24,5 +24,7 @@ def run_benchmark(
 
 
 if __name__ == "__main__":
-    (cases, adapter, scorer), options = version_arguments(__doc__, "cases", "adapter", by_scorer=True)
-    run_benchmark(cases, adapter, scorer, options=options)
+    (cases, adapter, scorer), config, options = version_arguments(
+        __doc__, miniature().benchmark, "cases", "adapter", by_scorer=True
+    )
+    run_benchmark(cases, adapter, scorer, config, options)

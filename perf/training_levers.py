@@ -47,7 +47,7 @@ class Ladder:
     """The recipes from the dearest to the cheapest, measured in turns on one thread."""
 
     def __init__(self, shrink: int = 4, group_size: int = 4) -> None:
-        """Args: shrink: by how much sides of images are shorter than the published ones; 4 suits the editor."""
+        """With sides of images so much shorter than the published ones; 4 suits the editor."""
         self.steps: list[Step] = []
         small = SmallEditor(_small(paper(), group_size))
         for name, recipe in levers():

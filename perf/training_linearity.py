@@ -1,4 +1,4 @@
-"""Whether the time grows linearly: that of an image's rollout in the sampling steps, of an iteration in the group size."""
+"""Whether the time of a rollout grows linearly in the sampling steps, and that of an iteration in the group size."""
 
 from __future__ import annotations
 

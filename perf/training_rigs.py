@@ -78,7 +78,7 @@ def brightness(image: Pixels) -> float:
 
 def checksum(image: Pixels) -> float:
     """0 to 5, another number for every image: those of random weights are all about as bright."""
-    return zlib.crc32(np.ascontiguousarray(image)) / 2**32 * 5
+    return zlib.crc32(image.tobytes()) / 2**32 * 5
 
 
 def miniature_rig(config: FlowGrpoConfig) -> Rig:

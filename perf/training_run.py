@@ -1,4 +1,4 @@
-"""Iterations of the real training loop, timed and taken apart, and the same ones by the plain loop.
+"""Iterations of the real training loop, timed and taken apart.
 
 An *image* here is a sample that was rolled out, scored and trained on. Times are the clock's, in seconds; those of the
 processor, in all threads, are taken beside them: on a machine that others use as well they are what can be trusted.
@@ -16,8 +16,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from perf.reference_loop import iterate_singly
-from training.cases import CaseSampler, TrainingCase
+from training.cases import TrainingCase
 from training.config import FlowGrpoConfig
 from training.editors.interface import Condition, Pixels, Shape, TrainableEditor
 from training.flops import Encoding, Passes
@@ -29,9 +28,6 @@ from training.update import Batch, Measured, gradients_of, with_replayed_log_pro
 PARTS = ("encode", "rollout", "reward", "replay", "update")
 """What an iteration's time is spent on. Decoding belongs to the rollout; reference and, where they are computed once
 more, old probabilities to the replay; the update is the optimiser's step and the running average."""
-
-SAME = 1e-5
-"""Two loops that differ by less, relatively, in loss, KL and norm of the gradient have made the same update."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,124 +109,88 @@ class _Nowhere:
         return None
 
 
+class _Stopwatch:
+    """Times iterations while a training runs, and what the loop's own clock does not tell apart."""
+
+    def __init__(self, device: torch.device, window_length: int) -> None:
+        self.device, self.window_length = device, window_length
+        self.found: list[Timed] = []
+
+    def start(self) -> None:
+        """A new iteration begins."""
+        self.replay, self.steps = 0.0, 0
+        self.wall, self.processor = now(self.device), time.process_time()
+
+    def gradients(self, *arguments: Any, **options: Any) -> tuple[list[Tensor], Measured]:
+        """In place of `gradients_of`."""
+        started = now(self.device)
+        gradients, measured = gradients_of(*arguments, **options)
+        self.replay += now(self.device) - started
+        self.steps += measured.steps
+        return gradients, measured
+
+    def old_log_prob(self, *arguments: Any, **options: Any) -> Batch:
+        """In place of `with_replayed_log_prob`."""
+        started = now(self.device)
+        batch = with_replayed_log_prob(*arguments, **options)
+        self.replay += now(self.device) - started
+        return batch
+
+    def watch(self, done: Iteration) -> bool:
+        """An iteration is over; another one shall follow."""
+        seconds, spent = now(self.device) - self.wall, time.process_time() - self.processor
+        metrics = done.metrics
+        parts = {part: getattr(metrics, f"seconds_{part}") for part in PARTS if part != "replay"}
+        parts |= {"replay": self.replay, "update": parts["update"] - self.replay}
+        self.found.append(
+            Timed(
+                images=self.steps // self.window_length,
+                seconds=seconds,
+                processor_seconds=spent,
+                parts=parts,
+                loss=metrics.loss,
+                kl=metrics.kl,
+                gradient_norm=metrics.gradient_norm,
+                ratio_deviation=metrics.ratio_deviation,
+                scores_PG=torch.tensor([group.scores for group in done.groups]),
+            )
+        )
+        self.start()
+        return False
+
+
 def timed_iterations(rig: Rig, config: FlowGrpoConfig, lanes: int = 1, encodings_per_case: int = 1) -> list[Timed]:
     """Train by `training.loop.train` and time every iteration; the adapter is then as it was.
 
     Args:
         config: its `iterations` are all timed: what has to warm up is warmed up by a call before.
     """
-    device = rig.editor.device
-    found: list[Timed] = []
-    replay, steps = 0.0, 0
+    stopwatch = _Stopwatch(rig.editor.device, config.window_length)
 
-    def timed_gradients(*arguments: Any, **options: Any) -> tuple[list[Tensor], Measured]:
-        nonlocal replay, steps
-        started = _now(device)
-        gradients, measured = gradients_of(*arguments, **options)
-        replay, steps = replay + _now(device) - started, steps + measured.steps
-        return gradients, measured
-
-    def timed_old_log_prob(*arguments: Any, **options: Any) -> Batch:
-        nonlocal replay
-        started = _now(device)
-        batch = with_replayed_log_prob(*arguments, **options)
-        replay += _now(device) - started
-        return batch
-
-    def watch(done: Iteration) -> None:
-        nonlocal wall, processor, replay, steps
-        seconds, spent = _now(device) - wall, time.process_time() - processor
-        metrics = done.metrics
-        parts = {part: getattr(metrics, f"seconds_{part}") for part in PARTS if part != "replay"}
-        found.append(
-            Timed(
-                steps // config.window_length,
-                seconds,
-                spent,
-                parts | {"replay": replay, "update": parts["update"] - replay},
-                metrics.loss,
-                metrics.kl,
-                metrics.gradient_norm,
-                metrics.ratio_deviation,
-                torch.tensor([group.scores for group in done.groups]),
-            )
-        )
-        replay, steps = 0.0, 0
-        wall, processor = _now(device), time.process_time()
+    def reward(case_ids: Sequence[str], images: Sequence[Pixels]) -> list[float | None]:
+        return [rig.score(image) for image in images]
 
     rig.set_up()
     with (
-        _same_adapter_after(rig.editor),
-        patch("training.loop.gradients_of", timed_gradients),
-        patch("training.loop.with_replayed_log_prob", timed_old_log_prob),
+        same_adapter_after(rig.editor),
+        patch("training.loop.gradients_of", stopwatch.gradients),
+        patch("training.loop.with_replayed_log_prob", stopwatch.old_log_prob),
     ):
-        wall, processor = _now(device), time.process_time()
+        stopwatch.start()
         train(
             rig.editor,
             rig.cases,
             Encoded(rig, encodings_per_case),
-            lambda case_ids, images: [rig.score(image) for image in images],
+            reward,
             config,
             _Nowhere(),
-            watch=watch,
+            watch=stopwatch.watch,
             lanes=lanes,
             base="measured",
         )
-    if not all(timed.images for timed in found):
+    if not all(timed.images for timed in stopwatch.found):
         raise ValueError("an iteration in which no group had samples of different scores: nothing was trained")
-    return found
-
-
-def plain_iteration(rig: Rig, config: FlowGrpoConfig, scores_PG: Tensor) -> Timed:
-    """The first iteration of the same training by the plain loop; the adapter is then as it was.
-
-    Args:
-        scores_PG: of the real loop. The plain loop's images are scored as well, but are now and then another shade,
-            by rounding: their scores would make a slightly different update.
-    """
-    device = rig.editor.device
-    picked = CaseSampler(rig.cases, config).pick(0)
-
-    def encoder(case_id: str) -> Callable[[], Condition]:
-        return lambda: rig.encode(case_id).to(device)
-
-    def scored(images: Sequence[Pixels]) -> Tensor:
-        for image in images:
-            rig.score(image)
-        return scores_PG
-
-    rig.set_up()
-    with _same_adapter_after(rig.editor) as parameters:
-        wall, processor = _now(device), time.process_time()
-        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-        encoders = [encoder(rig.cases[position].case_id) for position in picked]
-        done = iterate_singly(rig.editor, encoders, scored, config, 0, optimizer)
-        seconds, spent = _now(device) - wall, time.process_time() - processor
-        optimizer.zero_grad()
-    return Timed(
-        done.images, seconds, spent, {}, done.loss, done.kl, done.gradient_norm, float("nan"), scores_PG
-    )
-
-
-def differences(ours: Timed, theirs: Timed) -> dict[str, float]:
-    """How far the same iteration by two loops is apart, relative to the larger number."""
-
-    def apart(one: float, other: float) -> float:
-        return abs(one - other) / max(abs(one), abs(other))
-
-    names = ("loss", "kl", "gradient_norm")
-    return {name: apart(getattr(ours, name), getattr(theirs, name)) for name in names}
-
-
-def check_same(ours: Timed, theirs: Timed) -> dict[str, float]:
-    """The differences. Raises: ValueError where what two loops learnt was not the same, so that times say nothing."""
-    found = differences(ours, theirs)
-    if ours.images != theirs.images or not max(found.values()) <= SAME:
-        raise ValueError(
-            f"our loop trained on {ours.images} images, the plain one on {theirs.images}, and they differ by {found}, "
-            f"more than {SAME:g}: they have not made the same update"
-        )
-    return found
+    return stopwatch.found
 
 
 def move_adapter(editor: TrainableEditor, size: float) -> None:
@@ -242,7 +202,7 @@ def move_adapter(editor: TrainableEditor, size: float) -> None:
 
 
 @contextmanager
-def _same_adapter_after(editor: TrainableEditor) -> Iterator[list[Tensor]]:
+def same_adapter_after(editor: TrainableEditor) -> Iterator[list[Tensor]]:
     """Within this block the adapter, whose parameters are given, may be trained."""
     parameters: list[Tensor] = list(adapter_parameters(editor.transformer))
     kept = [parameter.detach().clone() for parameter in parameters]
@@ -254,7 +214,7 @@ def _same_adapter_after(editor: TrainableEditor) -> Iterator[list[Tensor]]:
                 parameter.copy_(value)
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Seconds, once the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -83,6 +83,11 @@ class Manifest(BaseModel):
         """The SHA-256 of what the manifest says."""
         return sha256_of(self.to_bytes())
 
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is the state of work in progress, kept so that the work can go on: never `latest`."""
+        return "checkpoint" in self.statistics
+
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
         return canonical_json(self.model_dump(mode="json"))

@@ -187,8 +187,9 @@ class Store(Files):
         if wanted == LATEST:
             # A store whose versions were all made before latest was a tag.
             rejected = {tag.version for tag in self.tag_history(artifact, REJECTED)}
-            if accepted := [number for number in self.numbers(artifact) if number not in rejected]:
-                return self.version(artifact, accepted[-1])
+            accepted = (self.version(artifact, n) for n in reversed(self.numbers(artifact)) if n not in rejected)
+            if found := next((version for version in accepted if not version.manifest.is_checkpoint), None):
+                return found
         raise VersionNotFoundError(f"{artifact}@{wanted}: {self._known(artifact)}")
 
     def latest(self, artifact: str) -> Version | None:

@@ -1,4 +1,4 @@
-"""What a configuration would take before anything is there: calls to judges, GPU-hours, dollars.
+"""What a configuration would take before anything is there: calls to judges, GPU-hours, dollars, time, disk.
 
 GPU-hours are counted operations (`training.flops`) divided by what a GPU does; nothing is measured for them.
 """
@@ -6,7 +6,8 @@ GPU-hours are counted operations (`training.flops`) divided by what a GPU does; 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,11 @@ from tasks.hp_scorer.question_bank import bank_of
 from tasks.hp_scorer.settings import ScorerConfig
 from tasks.settings import Settings
 from tasks.sizes import PipelineConfig
+from training.editors.settings import DiffusersSettings
 
 if TYPE_CHECKING:  # torch, which flows do without
     from training.editors.full_size import FullSize
+    from training.editors.interface import Shape
     from training.flops import Encoding, Passes
 
 KEPT_SHARE = 0.35
@@ -30,6 +33,8 @@ KEPT_SHARE = 0.35
 RATERS = 5
 SECONDS_PER_RATING = 15
 """Assumed, of one person rating one edit."""
+LINE = 118
+"""Characters of a line below the table, which is about as wide."""
 OPEN_JUDGES = {"Qwen/Qwen3-VL-32B-Instruct": 33.4e9, "Qwen/Qwen3-VL-8B-Instruct": 8.8e9}
 """Parameters of judges that one serves oneself: a token takes two operations of each."""
 
@@ -85,8 +90,9 @@ def estimate(config: PipelineConfig, costs: Costs) -> list[Estimate]:
 
     def judged(stage: str, what: str, items: int, scorer: ScorerConfig, each: int = 1, **more: float) -> Estimate:
         calls, tokens, hours, price = _judging(scorer, items * each, costs)
+        of = what if scorer.kind == "measured" else f"{what}, {scorer.judge.model.rpartition('/')[2]}"
         return Estimate(
-            stage=stage, items=items, what=what, calls=calls, tokens=tokens, judge_hours=hours, price=price, **more
+            stage=stage, items=items, what=of, calls=calls, tokens=tokens, judge_hours=hours, price=price, **more
         )
 
     def calibrated(scorer: ScorerConfig) -> Estimate:
@@ -94,6 +100,11 @@ def estimate(config: PipelineConfig, costs: Costs) -> list[Estimate]:
         bank = bank_of(scorer)
         tried = 1 + math.ceil(sum(len(bank[t]) for t in EditType) / types)
         return judged("calibrate-scorer", "triplets", triplets, scorer, tried)
+
+    def watched(scorer: ScorerConfig) -> Estimate:
+        # One sample of each group, every so many iterations, the first included.
+        looks = math.ceil(grpo.iterations / grpo.second_judge_every)
+        return judged("post-train", "images, second look", looks * grpo.groups, scorer)
 
     people = RATERS * triplets * SECONDS_PER_RATING / 3600
     return [
@@ -107,14 +118,15 @@ def estimate(config: PipelineConfig, costs: Costs) -> list[Estimate]:
         Estimate(stage="build-realpref", items=kept, what=f"cases kept, if {KEPT_SHARE:.0%} are"),
         Estimate(stage="encode-cases", items=kept, what="cases", editor_hours=costs.hours(kept * encoding.encode)),
         judged("post-train", "images", images, config.train.scorer, editor_hours=costs.hours(images * trained.total)),
+        *([watched(config.train.second_judge)] if config.train.second_judge else []),
         judged("benchmark", "edits", 2 * bench, config.benchmark.scorer, editor_hours=costs.hours(2 * bench * drawn)),
     ]
 
 
 def estimate_lines(config: PipelineConfig, costs: Costs) -> Iterator[str]:
-    """The same for people: a table, the sum, and what it rests on."""
+    """The same for people: a table, the sum, time and disk, and what it rests on."""
     rows = estimate(config, costs)
-    header = ("stage", "items", "judge calls", "M tokens", "GPU-h editor", "GPU-h judge", "US dollars", "of")
+    header = ("stage", "items", "calls", "M tokens", "GPU-h editor", "GPU-h judge", "dollars", "of what, judged by")
     cells = [header]
     for row in rows:
         dollars = row.dollars(costs)
@@ -122,11 +134,11 @@ def estimate_lines(config: PipelineConfig, costs: Costs) -> Iterator[str]:
             (
                 row.stage,
                 f"{row.items:,}",
-                f"{row.calls:,}",
-                f"{row.tokens / 1e6:,.0f}",
-                f"{row.editor_hours:,.1f}",
-                f"{row.judge_hours:,.1f}",
-                "unknown" if dollars is None else f"{dollars:,.0f}",
+                _number(row.calls),
+                _number(row.tokens / 1e6),
+                _number(row.editor_hours, 1),
+                _number(row.judge_hours, 1),
+                "unknown" if dollars is None else _number(dollars),
                 row.what,
             )
         )
@@ -135,11 +147,11 @@ def estimate_lines(config: PipelineConfig, costs: Costs) -> Iterator[str]:
         (
             "all",
             "",
-            f"{sum(row.calls for row in rows):,}",
-            f"{sum(row.tokens for row in rows) / 1e6:,.0f}",
-            f"{sum(row.editor_hours for row in rows):,.1f}",
-            f"{sum(row.judge_hours for row in rows):,.1f}",
-            f"{sum(known):,.0f}{'' if len(known) == len(rows) else ' and more'}",
+            _number(sum(row.calls for row in rows)),
+            _number(sum(row.tokens for row in rows) / 1e6),
+            _number(sum(row.editor_hours for row in rows), 1),
+            _number(sum(row.judge_hours for row in rows), 1),
+            f"{_number(sum(known))}{'' if len(known) == len(rows) else ' and more'}",
             "",
         )
     )
@@ -147,9 +159,79 @@ def estimate_lines(config: PipelineConfig, costs: Costs) -> Iterator[str]:
     for line in cells:
         first, *middle, last = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         yield "  ".join([first.strip().ljust(widths[0]), *middle, last.strip()]).rstrip()
-    yield (
+    told = (_time_line(config, rows), _disk_line(config, rows), _basis_line(costs))
+    yield from (part for line in told for part in textwrap.wrap(line, LINE, subsequent_indent="  "))
+
+
+def _number(value: float, digits: int = 0) -> str:
+    """For a cell: nothing is a dash, and what is too little to show is no nothing."""
+    if not value:
+        return "-"
+    least = 10**-digits
+    return f"{value:,.{digits}f}" if value >= least / 2 else f"<{least:g}"
+
+
+def _time_line(config: PipelineConfig, rows: Sequence[Estimate]) -> str:
+    """How long training takes on its GPUs, and how many a judge of one's own needs beside them to keep up."""
+    training, *_ = (row for row in rows if row.stage == "post-train")
+    gpus = config.train.running.processes
+    hours = training.editor_hours / gpus
+    beside = math.ceil(sum(row.judge_hours for row in rows if row.stage == "post-train") / hours)
+    judge = f" and {beside} beside for the judge" if beside else ", if the judge keeps up"
+    return f"Time: training takes about {hours:,.0f} hours on {gpus} GPU{'s' if gpus > 1 else ''}{judge}."
+
+
+def _disk_line(config: PipelineConfig, rows: Sequence[Estimate]) -> str:
+    (cases,) = (row.items for row in rows if row.stage == "encode-cases")
+    disk, every, last = disk_of(config), config.train.running.publish_every, config.train.grpo.iterations
+    count = (last - 1) // every if every else 0
+    return (
+        f"Disk: {cases:,} encodings of {disk.encoding / 1e6:.1f} MB, {cases * disk.encoding / 1e9:,.0f} GB; {count} "
+        f"checkpoints published on the way (publish_every {every}), each {disk.state / 1e9:.1f} GB of state and "
+        f"{disk.weights / 1e9:.2f} GB of weights, {count * (disk.state + disk.weights) / 1e9:,.0f} GB. Images, which "
+        f"depend on the photographs, are not counted."
+    )
+
+
+def _basis_line(costs: Costs) -> str:
+    return (
         f"GPU-hours: counted operations at {costs.attained:.0%} of {costs.tflops:g} TFLOP/s (assumed, not measured); a "
         f"GPU at ${costs.gpu_dollars_per_hour:g} an hour. Judges' tokens: roughly, by the length of the rubrics."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """Bytes that one of each takes."""
+
+    encoding: int
+    """A case, encoded."""
+    state: int
+    """A published checkpoint: what training goes on from."""
+    weights: int
+    """The adapter that is published with it."""
+
+
+def disk_of(config: PipelineConfig) -> Disk:
+    """By the model that is trained, on the meta device. Raises: ValueError where its published size is not known."""
+    import torch
+
+    from training.editors.full_size import full_size_editor, random_condition
+    from training.lora import add_adapter
+
+    settings = _published(config.train.model)
+    size = size_of(settings.model)
+    editor = full_size_editor(size, guidance=settings.guidance)
+    with torch.device("meta"):
+        adapter = add_adapter(editor.transformer, config.train.grpo, 0, editor.lora_targets)
+        tensors = random_condition(size, editor, _shape_of(settings)).tensors().values()
+    numbers, each = sum(parameter.numel() for parameter in adapter), getattr(torch, settings.dtype).itemsize
+    return Disk(
+        # Kept in the precision that the model computes in, which on the meta device is another.
+        encoding=sum(t.numel() * (each if t.is_floating_point() else t.itemsize) for t in tensors),
+        # In float32 the parameter, its average and the optimiser's two moments.
+        state=4 * 4 * numbers,
+        weights=4 * numbers,
     )
 
 
@@ -159,17 +241,27 @@ def _is_guided(model: ModelConfig) -> bool:
 
 def _work_of(model: ModelConfig) -> tuple[Passes, Encoding]:
     """What one image takes in one pass, and around it."""
+    from training.flops import count_encoding, full_size_passes
+
+    settings = _published(model)
+    size, shape = size_of(settings.model), _shape_of(settings)
+    return full_size_passes(size, shape), count_encoding(size, shape)
+
+
+def _published(model: ModelConfig) -> DiffusersSettings:
+    """Raises: ValueError for a model that is none of the published ones."""
     if not isinstance(model, DiffusersModel):
         raise ValueError(
             f"model {model.kind}: its work is not worth counting; an estimate is for the published editors"
         )
-    from training.editors.full_size import square_shape
-    from training.flops import count_encoding, full_size_passes
+    return model.settings
 
-    settings = model.settings
-    size = size_of(settings.model)
-    shape = square_shape(_side(settings.target_area), _side(settings.condition_area))
-    return full_size_passes(size, shape), count_encoding(size, shape)
+
+def _shape_of(settings: DiffusersSettings) -> Shape:
+    """Of a square image after a square source."""
+    from training.editors.full_size import square_shape
+
+    return square_shape(_side(settings.target_area), _side(settings.condition_area))
 
 
 def size_of(model: str) -> FullSize:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,10 @@ from storage.records import EditType, identity
 from storage.store import Store, Version
 from storage.work import ShardResult
 from tasks.editing.models import fingerprint_of_model
-from tasks.hp_scorer.calibration import calibration_of
+from tasks.hp_scorer.calibration import Calibration, calibration_of
 from tasks.hp_scorer.catalogue import fingerprints_of, make_scorer, rubrics_of
 from tasks.hp_scorer.prices import forecast
+from tasks.hp_scorer.settings import ScorerConfig
 from tasks.post_training.curves import curves_table, saturation_table, summarise
 from tasks.post_training.job import Job, PostTrainConfig
 from tasks.post_training.live import live_page
@@ -27,9 +31,12 @@ from tasks.post_training.publishing import ToPublish, to_publish
 from tasks.post_training.score_journal import read_scores
 from tasks.stage import Progress, Result, Shard, Stage, manifest_of
 
+logger = logging.getLogger(__name__)
+
 LOOK_EVERY_SECONDS = 0.5
 SHOW_EVERY_SECONDS = 20.0
-SCORES = pa.schema([(name, pa.string()) for name in ("case_id", "key", "judge")] + [("score", pa.float64())])
+SCORES = pa.schema([(name, pa.string()) for name in ("case_id", "key", "judge", "outcome")] + [("score", pa.float64())])
+"""Every answer of the reward, see `ScoreJournal`."""
 
 
 class TrainingFailedError(RuntimeError):
@@ -76,15 +83,19 @@ class PostTrain(Stage):
 
     def fingerprints(self) -> dict[str, str]:
         scorer = make_scorer(self.config.scorer, calibration_of(self.inputs.get("scorer")))
-        return {"editor": fingerprint_of_model(self.config.model), **fingerprints_of(scorer)}
+        second = make_scorer(self.config.second_judge).fingerprint if self.config.second_judge else None
+        return {
+            "editor": fingerprint_of_model(self.config.model),
+            **fingerprints_of(scorer),
+            **({"second judge": second} if second else {}),
+        }
 
     def forecast(self, shards: Sequence[Shard]) -> Iterator[str]:
-        config, grpo = self.config.scorer, self.config.grpo
-        if config.kind == "vlm":
-            # Of whatever edit types the cases are: their rubrics differ little in length.
-            each = grpo.iterations * grpo.groups * grpo.group_size // len(EditType)
-            rubrics = rubrics_of(config, calibration_of(self.inputs.get("scorer")))
-            yield from forecast(config, rubrics, dict.fromkeys(EditType, each)).lines()
+        grpo = self.config.grpo
+        calibration = calibration_of(self.inputs.get("scorer"))
+        yield from _calls(self.config.scorer, calibration, grpo.iterations * grpo.groups * grpo.group_size)
+        if (second := self.config.second_judge) is not None:
+            yield from _calls(second, None, -(-grpo.iterations // grpo.second_judge_every) * grpo.groups)
 
     def shards(self) -> list[Shard]:
         return [Shard("training", self.config.grpo.iterations, self.key)]
@@ -98,7 +109,7 @@ class PostTrain(Stage):
             encodings=str(self.inputs["encodings"]),
             scorer=str(self.inputs["scorer"]) if "scorer" in self.inputs else None,
             config=self.config,
-            folder=(self.scratch / self.key).absolute(),
+            folder=(self.scratch / self._training_key).absolute(),
         )
 
     def forget(self) -> None:
@@ -108,7 +119,7 @@ class PostTrain(Stage):
         job = self.job
         if not self.refresh:
             self._fetch_checkpoint(job)
-        run_worker(job, progress, self.store.environment(), lambda: self._look(job))
+        run_worker(job, progress, self.store.environment(), lambda: self._look_or_warn(job))
         self._look(job)
         rows = [json.loads(line) for line in job.metrics.read_text().splitlines()]
         tables = self._tables(rows, job) | {"weights": (self.store.add_file(job.adapter.read_bytes(), ".safetensors"),)}
@@ -130,38 +141,69 @@ class PostTrain(Stage):
 
     # --- while it runs -------------------------------------------------------------------------------------------
 
+    def _look_or_warn(self, job: Job) -> None:
+        """While training goes on, nothing that happens to those who look may end it; there is a next look."""
+        try:
+            self._look(job)
+        except Exception as error:  # whatever a store or a half-written file has to say
+            logger.warning("could not publish or show how training goes, and will try again: %r", error)
+
     def _look(self, job: Job) -> None:
         """Publish what is laid aside, and show how it goes."""
-        for checkpoint in to_publish(job):
-            self._publish(checkpoint, job)
+        with job.publishing() as is_mine:
+            for checkpoint in to_publish(job) if is_mine else ():
+                self._publish(checkpoint, job)
         if job.metrics.exists():
             self.show(*live_page(job))
 
+    @cached_property
+    def _training_key(self) -> str:
+        """What a run in progress is found by: without what may change and the run still go on."""
+        settings = self.settings
+        settings = settings | {"second_judge": None, "grpo": dict(settings["grpo"])}
+        if not self.config.grpo.curriculum_share:
+            del settings["grpo"]["iterations"]
+        fingerprints = {name: value for name, value in self.fingerprints().items() if name != "second judge"}
+        inputs = {role: version.ref.manifest for role, version in self.inputs.items()}
+        return identity(self.name, self.code_version, settings, fingerprints, inputs)
+
     @property
     def _checkpoint_key(self) -> str:
-        return identity(self.key, "checkpoint")
+        return identity(self._training_key, "checkpoint")
 
     def _publish(self, checkpoint: ToPublish, job: Job) -> None:
         """Make a checkpoint a version. It never becomes `latest`: a benchmark tonight wants what is finished."""
-        rows = [json.loads(line) for line in job.metrics.read_text().splitlines()][: checkpoint.step]
-        files = {"weights": checkpoint.weights, "state": checkpoint.state}
-        tables = self._tables(rows, job) | {
-            name: (self.store.add_file(path.read_bytes(), ".safetensors"),) for name, path in files.items()
-        }
-        statistics = {"checkpoint": f"after {checkpoint.step} of {self.config.grpo.iterations} iterations"}
-        manifest = manifest_of(self, Result(tables, statistics))
-        self.store.commit(manifest.model_copy(update={"key": self._checkpoint_key}), latest=False)
+        newest = self.store.find(self.artifact, self._checkpoint_key)
+        if newest is None or newest.manifest.statistics["checkpoint"]["iterations"] < checkpoint.step:
+            files = {"weights": checkpoint.weights, "state": checkpoint.state}
+            tables = self._tables(checkpoint.history(), job) | {
+                name: (self.store.add_file(path.read_bytes(), ".safetensors"),) for name, path in files.items()
+            }
+            progress = {"iterations": checkpoint.step, "of": self.config.grpo.iterations}
+            manifest = manifest_of(self, Result(tables, {"checkpoint": progress}))
+            self.store.commit(manifest.model_copy(update={"key": self._checkpoint_key}), latest=False)
         checkpoint.forget()
 
     def _fetch_checkpoint(self, job: Job) -> None:
-        """Where this machine has none, go on from the newest checkpoint that was published."""
+        """Where this machine has none, go on from the newest checkpoint that was published, and its scores."""
         if job.checkpoint.exists() or job.adapter.exists():
             return
-        if published := self.store.find(self.artifact, self._checkpoint_key):
-            job.folder.mkdir(parents=True, exist_ok=True)
-            unfinished = job.checkpoint.with_suffix(".fetched")
-            unfinished.write_bytes(published.file("state"))
-            os.replace(unfinished, job.checkpoint)
+        published = self.store.find(self.artifact, self._checkpoint_key)
+        if published is None or published.manifest.statistics["checkpoint"]["iterations"] > self.config.grpo.iterations:
+            return
+        job.folder.mkdir(parents=True, exist_ok=True)
+        lines = published.table("scores").to_pylist()
+        job.published_scores.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        unfinished = job.checkpoint.with_suffix(".fetched")
+        unfinished.write_bytes(published.file("state"))
+        os.replace(unfinished, job.checkpoint)
+
+
+def _calls(config: ScorerConfig, calibration: Calibration | None, count: int) -> Iterator[str]:
+    """What so many judgements cost, of whatever edit types: their rubrics differ little in length."""
+    if config.kind == "vlm":
+        each = dict.fromkeys(EditType, count // len(EditType))
+        yield from forecast(config, rubrics_of(config, calibration), each).lines()
 
 
 def run_worker(
@@ -179,7 +221,7 @@ def run_worker(
     log = job.folder / "worker.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*_launcher(job), "-m", "tasks.post_training.worker", str(order), "--ordered-by", str(os.getpid())],
+            [*_launcher(job), "-m", "tasks.post_training.worker", str(order), "--ordered-by", _this_process()],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | dict(environment) | {"OMP_NUM_THREADS": "1"},
@@ -203,8 +245,12 @@ def run_worker(
             process.terminate()
             process.wait()
     if not job.adapter.exists():
-        tail = log.read_text(errors="replace")[-2000:]
-        raise TrainingFailedError(f"training ended with status {process.returncode}; the end of {log}:\n{tail}")
+        told = job.error.read_text() if job.error.exists() else log.read_text(errors="replace")[-2000:]
+        raise TrainingFailedError(f"training ended with status {process.returncode}, see {log}: {told}")
+
+
+def _this_process() -> str:
+    return f"{os.getpid()}@{socket.gethostname()}"
 
 
 def fitting_sizes(job: Job) -> dict[str, int]:

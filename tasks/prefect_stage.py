@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -14,10 +15,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from tqdm import tqdm
 
 from storage.store import Store, Version
+from tasks.arguments import Config, add_config, config_of
 from tasks.engines import Workers, each_of
 from tasks.lineage import run_summary, version_page
 from tasks.live_page import LivePage
@@ -69,15 +71,21 @@ class ArtifactRef(BaseModel):
 
 
 def version_arguments(
-    description: str | None, *artifacts: str, by_scorer: bool = False
-) -> tuple[list[str], RunOptions]:
+    description: str | None,
+    config: Config,
+    *artifacts: str,
+    by_scorer: bool = False,
+    parts: Mapping[str, TypeAdapter[Any]] = {},
+) -> tuple[list[str], Config, RunOptions]:
     """What the command line of a stage's flow says.
 
     Args:
+        config: where none is named.
         by_scorer: whether the flow may use a calibration of its judge.
+        parts: fields of the configuration that have an option of their own.
 
     Returns: the versions that the flow reads, in this order, the latest where none is named; then the calibration's
-        where there may be one, empty where none is named; and how to run.
+        where there may be one, empty where none is named; the configuration; and how to run.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in artifacts:
@@ -85,9 +93,11 @@ def version_arguments(
     if by_scorer:
         artifacts = (*artifacts, "scorer")
         parser.add_argument("--scorer", default="", help="a calibration of the judge, such as scorer@latest")
+    add_config(parser, config, parts)
     add_run_options(parser)
     arguments = parser.parse_args()
-    return [getattr(arguments, name) for name in artifacts], run_options(arguments)
+    told = config_of(parser, arguments, config, parts)
+    return [getattr(arguments, name) for name in artifacts], told, run_options(arguments)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

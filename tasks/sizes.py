@@ -98,8 +98,20 @@ GPT_4O = VlmConfig(judge=ServerSettings(model="gpt-4o-2024-11-20"), mode=Mode.CO
 is for what comes after."""
 
 
-def paper(seed: int = 0) -> PipelineConfig:
-    """The paper's run. [P]: stated by it; [N]: by a reading note of it; [ours]: stated nowhere, our choice."""
+PROCESSES = 8
+"""Of training, one GPU each: a machine of eight [ours]. The 16 groups of an update are split over them evenly."""
+
+
+def paper(seed: int = 0, processes: int = PROCESSES) -> PipelineConfig:
+    """The paper's run. [P]: stated by it; [N]: by a reading note of it; [ours]: stated nowhere, our choice.
+
+    Args:
+        processes: of training, one GPU each. Raises: ValueError where they cannot share the groups of an update.
+    """
+    grpo = replace(training.paper(), seed=seed)
+    groups = grpo.groups // grpo.updates_per_rollout
+    if processes < 1 or groups % processes:
+        raise ValueError(f"processes {processes}: must divide the {groups} groups of an update")
     editor = ModelEditorConfig(model=QWEN_IMAGE_EDIT_2509)  # 40 steps [ours], the model's own example
     return PipelineConfig(
         # RealPref-50K holds 55,795 cases [N] and RealPref-Bench 1,638, some 205 of each of eight edit types [N]. How
@@ -122,9 +134,9 @@ def paper(seed: int = 0) -> PipelineConfig:
         train=PostTrainConfig(
             model=QWEN_IMAGE_EDIT_2509,
             scorer=QWEN3_VL_32B,
-            grpo=replace(training.paper(), seed=seed),
+            grpo=grpo,
             # Without, the activations of 16 samples at three steps take several GPUs' memory.
-            running=Running(activation_checkpointing=True),
+            running=Running(processes=processes, activation_checkpointing=True),
         ),
         benchmark=BenchmarkConfig(editor=editor, scorer=GPT_4O, referee=False, seed=seed + 1),
     )

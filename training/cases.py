@@ -78,11 +78,9 @@ class CaseSampler:
         weights = self.difficulty.clamp(min=1e-3) ** config.difficulty_power
         drawn = torch.rand(len(weights), generator=generator_of(config.seed, iteration, 3), dtype=torch.float64)
         keys = drawn.clamp(min=1e-300).log() / weights
-        awake = (self.rests_until <= iteration) & self._open(iteration)
-        # Where too few are awake, those that wake first come next.
-        order = sorted(
-            range(len(keys)), key=lambda i: (not awake[i], 0 if awake[i] else int(self.rests_until[i]), -float(keys[i]))
-        )
+        open_, rests = self._open(iteration), (self.rests_until - iteration).clamp(min=0)
+        # Open and awake ones first. Where they are too few, those that wake first, and only then what is not open yet.
+        order = sorted(range(len(keys)), key=lambda i: (not open_[i], int(rests[i]), -float(keys[i])))
         return [order[i % len(order)] for i in range(config.groups)]
 
     def _open(self, iteration: int) -> Tensor:

@@ -92,17 +92,23 @@ class FlowGrpoConfig:
     micro_batch: int = 128
     """Samples times steps in one forward and backward pass; bounds the memory, changes nothing else."""
     rollout_batch: int = 128
-    """Samples in one forward pass of a rollout, in whole groups; bounds the memory, changes nothing else."""
+    """Samples in one forward pass of a rollout; bounds the memory, changes nothing else."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in _WHOLE:
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} {value}: must be at least 1")
+        for name, (low, high, told) in _RANGES.items():
+            if not low <= (value := getattr(self, name)) <= high:
+                raise ValueError(f"{name} {value}: {told}")
         if self.groups % self.updates_per_rollout:
             raise ValueError(
                 f"groups {self.groups}: must be a multiple of updates_per_rollout {self.updates_per_rollout}"
             )
-        if not 1 <= self.window_length <= self.window_end < self.num_steps:
+        if not self.window_length <= self.window_end < self.num_steps:
             # The last step is excluded: its Gaussian is so narrow that ratios overflow.
             raise ValueError(
                 f"window_length {self.window_length}, window_end {self.window_end}, num_steps {self.num_steps}: "
@@ -110,10 +116,39 @@ class FlowGrpoConfig:
             )
         if self.group_size < 2:
             raise ValueError(f"group_size {self.group_size}: an advantage is relative to the group, so at least 2")
-        if not 0 <= self.curriculum_share <= 1:
-            raise ValueError(f"curriculum_share {self.curriculum_share}: a share of the run, 0 to 1")
         if self.updates_per_rollout < 2:
             raise ValueError(f"updates_per_rollout {self.updates_per_rollout}: with 1 the ratio is 1 and never clips")
+        if self.micro_batch < self.window_length:
+            raise ValueError(
+                f"micro_batch {self.micro_batch}: a sample's steps are replayed together, so at least window_length "
+                f"{self.window_length}"
+            )
+
+
+_INFINITE = float("inf")
+_POSITIVE = (1e-30, _INFINITE, "must be above 0")
+_SHARE = (0.0, 1.0, "a share, 0 to 1")
+_NOT_NEGATIVE = (0.0, _INFINITE, "must not be negative")
+_WHOLE = (
+    *("iterations", "groups", "group_size", "num_steps", "window_length", "updates_per_rollout", "lora_rank"),
+    *("lora_alpha", "micro_batch", "rollout_batch", "checkpoint_every", "second_judge_every"),
+)
+_RANGES = {
+    "noise_level": _POSITIVE,
+    "ratio_clip": _POSITIVE,
+    "learning_rate": _POSITIVE,
+    "advantage_limit": _POSITIVE,
+    "gradient_norm": _POSITIVE,
+    "kl_weight": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "difficulty_power": _NOT_NEGATIVE,
+    "rest_solved": _NOT_NEGATIVE,
+    "ema_decay": (0.0, 1 - 1e-9, "must be in [0, 1)"),
+    "min_scored_share": _SHARE,
+    "max_missing_share": _SHARE,
+    "curriculum_share": _SHARE,
+}
+"""Lowest and highest value, and what is said of another."""
 
 
 def paper() -> FlowGrpoConfig:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from training import sde
 from training.cases import Conditions, TrainingCase
 from training.config import FlowGrpoConfig
-from training.editors.interface import Condition, TrainableEditor
+from training.editors.interface import TrainableEditor
 from training.lora import adapter_parameters, reference
-from training.rollout import Trajectory, draw_noise, generator_of, repeat_groups, replay, roll_out, window_start
-from training.update import Batch, gradients_of
+from training.rollout import generator_of, replay, window_start
+from training.shares import draw_batch
+from training.update import Batch, gradients_of, with_replayed_log_prob
 
 RATIO_TOLERANCE = 2e-5
 """|ratio - 1| on-policy. Float32 gives about 1e-6; bfloat16 trajectories give 4e-5 and more, half of a clip range."""
@@ -41,20 +42,20 @@ def check(
 
     Returns: what was measured, by check.  Raises: GateError that says what failed, by how much, and what helps.
     """
-    config = replace(config, group_size=2)
     (encoded,) = conditions([cases[0].case_id])
-    condition = encoded.to(editor.device).take(repeat_groups(range(1), config.group_size))
     _check_window(config)
     _check_what_is_trained(editor)
-    trajectory = roll_out(
-        editor, condition, config, window_start(config, 0), draw_noise(condition, config, iteration=0, groups=[0])
-    )
-    if not torch.isfinite(trajectory.final_BNC).all():
-        raise GateError("a rollout ends in latents that are no numbers: the editor or its dtype is broken")
-    measured = _check_replay(editor, condition, trajectory, config)
-    measured |= _check_guidance(editor, condition, trajectory)
-    measured |= _check_reference(editor, condition, trajectory, config)
-    return measured | _check_update(editor, condition, trajectory, config)
+    # A whole group, in the very batches of the run: what a device computes may depend on them.
+    batch = draw_batch(editor, [encoded], (0,), config, iteration=0, lanes=1)
+    if not torch.isfinite(batch.trajectory.final_BNC).all():
+        raise GateError(
+            f"a rollout of case {cases[0].case_id} ends in latents that are no numbers: the editor, its dtype or the "
+            "encoding is broken"
+        )
+    measured = _check_update(editor, batch, config)
+    measured |= _check_company(editor, batch.take(torch.tensor([0, 1])), config)
+    measured |= _check_guidance(editor, batch.take(torch.tensor([0])))
+    return measured | _check_reference(editor, batch.take(torch.tensor([0])), config)
 
 
 def _check_window(config: FlowGrpoConfig) -> None:
@@ -82,37 +83,29 @@ def _check_what_is_trained(editor: TrainableEditor) -> None:
         raise GateError("the adapter is not float32: its updates would be rounded away")
 
 
-def _check_replay(
-    editor: TrainableEditor, condition: Condition, trajectory: Trajectory, config: FlowGrpoConfig
-) -> dict[str, float]:
-    """The replay must give the log-probabilities of the rollout, hence ratios of one."""
+def _check_company(editor: TrainableEditor, pair: Batch, config: FlowGrpoConfig) -> dict[str, float]:
+    """Samples that are replayed together must not see each other."""
     with torch.no_grad():
-        policy = replay(editor, condition, trajectory, config)
-        one_by_one = [
-            replay(editor, condition.take([sample]), trajectory.take(torch.tensor([sample])), config).mean_BNC
-            for sample in range(len(condition))
+        together = replay(editor, pair.condition, pair.trajectory, config).mean_BNC
+        alone = [
+            replay(editor, one.condition, one.trajectory, config).mean_BNC
+            for one in (pair.take(torch.tensor([sample])) for sample in range(2))
         ]
-    log_prob = sde.log_probability(policy, trajectory.next_SBNC.flatten(0, 1))
-    deviation = float((torch.exp(log_prob - trajectory.log_prob_SB.flatten()) - 1).abs().max())
-    if config.old_log_prob == "rollout" and not deviation <= RATIO_TOLERANCE:
-        raise GateError(
-            f"on-policy ratios deviate from 1 by {deviation:.1e}, more than {RATIO_TOLERANCE:.0e}: the replay is not "
-            'what was rolled out. Where only the batch size differs, old_log_prob "replay" helps; else dtype "float32"'
-        )
     # Rows are steps times samples.
-    together = policy.mean_BNC.unflatten(0, (-1, len(condition)))
-    apart = float(torch.stack([(together[:, i] - mean).abs().max() for i, mean in enumerate(one_by_one)]).max())
-    apart /= float(policy.mean_BNC.std())
+    rows = together.unflatten(0, (-1, 2))
+    apart = float(torch.stack([(rows[:, i] - mean).abs().max() for i, mean in enumerate(alone)]).max())
+    apart /= float(together.std())
     if not apart <= BATCH_TOLERANCE:
         raise GateError(
             f"a sample's step moves by {apart:.1e} of its spread with the company it is replayed in, more than "
             f"{BATCH_TOLERANCE:.0e}: samples of a batch see each other, through padding or shapes"
         )
-    return {"ratio deviation": deviation, "batch deviation": apart}
+    return {"batch deviation": apart}
 
 
-def _check_guidance(editor: TrainableEditor, condition: Condition, trajectory: Trajectory) -> dict[str, float]:
+def _check_guidance(editor: TrainableEditor, one: Batch) -> dict[str, float]:
     """Guidance must act in the very function that rollout and replay share."""
+    condition, trajectory = one.condition, one.trajectory
     if condition.negative is None:
         return {}
     t_B = trajectory.times_S[:1].expand(len(condition))
@@ -125,10 +118,9 @@ def _check_guidance(editor: TrainableEditor, condition: Condition, trajectory: T
     return {"guidance": moved}
 
 
-def _check_reference(
-    editor: TrainableEditor, condition: Condition, trajectory: Trajectory, config: FlowGrpoConfig
-) -> dict[str, float]:
+def _check_reference(editor: TrainableEditor, one: Batch, config: FlowGrpoConfig) -> dict[str, float]:
     """A fresh adapter changes nothing, switching it off gives the reference, and the KL to it has a gradient."""
+    condition, trajectory = one.condition, one.trajectory
     with torch.no_grad():
         policy = replay(editor, condition, trajectory, config)
         with reference(editor.transformer):
@@ -152,16 +144,23 @@ def _check_reference(
     return {"fresh adapter": apart, "KL gradient": norm, "KL of a moved adapter": float(kl.detach())}
 
 
-def _check_update(
-    editor: TrainableEditor, condition: Condition, trajectory: Trajectory, config: FlowGrpoConfig
-) -> dict[str, float]:
-    """One update on made-up advantages: its gradient is finite and some, and nothing but the adapter moves."""
+def _check_update(editor: TrainableEditor, batch: Batch, config: FlowGrpoConfig) -> dict[str, float]:
+    """One update on made-up advantages: ratios of one, some finite gradient, and nothing but the adapter moves."""
     parameters = adapter_parameters(editor.transformer)
     ids = {id(p) for p in parameters}
     frozen = [p for p in editor.transformer.parameters() if id(p) not in ids]
     before = [p._version for p in frozen]
-    batch = Batch((0,), condition, trajectory)
-    gradients, _ = gradients_of(editor, [(batch, torch.tensor([1.0, -1.0]))], len(condition), config)
+    if config.old_log_prob == "replay":
+        batch = with_replayed_log_prob(editor, batch, config)
+    signs_B = torch.ones(len(batch.condition))
+    signs_B[1::2] = -1
+    gradients, measured = gradients_of(editor, [(batch, signs_B)], len(signs_B), config)
+    if not measured.ratio_deviation <= RATIO_TOLERANCE:
+        raise GateError(
+            f"on-policy ratios deviate from 1 by {measured.ratio_deviation:.1e}, more than {RATIO_TOLERANCE:.0e}: the "
+            'replay is not what was rolled out. Where only the batch size differs, old_log_prob "replay" helps; else '
+            'dtype "float32"'
+        )
     norm = float(torch.stack([g.norm() for g in gradients]).norm())
     if not 0 < norm < float("inf"):
         raise GateError(f"the gradient of an update has the norm {norm}: nothing could be learnt from it")
@@ -173,7 +172,7 @@ def _check_update(
         optimizer.zero_grad()
     if (changed := sum(p._version != version for p, version in zip(frozen, before, strict=True))) > 0:
         raise GateError(f"an update wrote to {changed} tensors of the frozen base; only the adapter may change")
-    return {"update gradient": norm}
+    return {"ratio deviation": measured.ratio_deviation, "update gradient": norm}
 
 
 def _kept(parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -7,6 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from training.advantage import has_signal
+from training.config import FlowGrpoConfig
+from training.reward import rewards_of
+from training.update import Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +28,9 @@ class GroupScores:
     second_score: float = math.nan
     """Of the first sample by a second judge; NaN where none was asked, or it failed."""
 
+    broken: bool = False
+    """Whether its samples were no numbers, so that no judge was asked."""
+
     @property
     def scored(self) -> tuple[float, ...]:
         """Without failures."""
@@ -28,8 +38,8 @@ class GroupScores:
 
     @property
     def all_full(self) -> bool:
-        """Whether every scored sample has the full score: nothing is left to learn."""
-        return bool(self.scored) and min(self.scored) >= self.full_at
+        """Whether every sample has the full score, and no score is missing: nothing is left to learn."""
+        return len(self.scored) == len(self.scores) and min(self.scored) >= self.full_at
 
     @property
     def without_spread(self) -> bool:
@@ -65,7 +75,9 @@ class Metrics:
     no_signal_share: float
     """Share of groups that are left out of the update: all alike, or too few of them scored."""
     missing: int
-    """Samples without a score."""
+    """Samples without a score, of those that a judge was asked about."""
+    broken: int
+    """Groups whose samples were no numbers."""
     loss: float
     clipped_share: float
     """Share of trained steps that the clip holds back, over all updates."""
@@ -102,20 +114,54 @@ def saturation(groups: Sequence[GroupScores]) -> dict[str, Saturation]:
     return found
 
 
-def divergence(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """How far two judges have come apart since the run began, in points: the alarm for reward hacking.
+def scores_PG(groups: Sequence[GroupScores]) -> Tensor:
+    """NaN where a score is missing."""
+    return torch.tensor([group.scores for group in groups], dtype=torch.float32)
 
-    The gain of the first minus that of the second, each the mean of the last third less that of the first third.
-    Around 0 while both see the same progress; large where only the judge that is the reward is pleased.
+
+def metrics_of(
+    iteration: int,
+    groups: Sequence[GroupScores],
+    updates: Sequence[tuple[Measured, float]],
+    config: FlowGrpoConfig,
+    seconds: Mapping[str, float],
+) -> Metrics:
+    """Of one iteration.
 
     Args:
-        first, second: both judges' means on the same samples, one pair per look; NaN where one failed.
-
-    Returns: None with fewer than six looks, which say nothing.
+        updates: what was measured of each, and the norm of its gradient.
+        seconds: by what they were spent on.
     """
-    pairs = np.array([(a, b) for a, b in zip(first, second, strict=True) if not (math.isnan(a) or math.isnan(b))])
-    third = len(pairs) // 3
-    if third < 2:
-        return None
-    gains = pairs[-third:].mean(0) - pairs[:third].mean(0)
-    return float(gains[0] - gains[1])
+    scores = [score for group in groups for score in group.scored]
+    full = [score >= group.full_at for group in groups for score in group.scored]
+    rewards_PG = rewards_of(scores_PG(groups), config.reward_slope, config.reward_shift)
+    signal_P = has_signal(rewards_PG, min_scored_share=config.min_scored_share)
+    looked_at = [group for group in groups if not np.isnan([group.second_score, group.scores[0]]).any()]
+    steps = sum(measured.steps for measured, _ in updates)
+
+    def per_step(values: Sequence[float]) -> float:
+        return sum(values) / steps if steps else 0.0
+
+    return Metrics(
+        iteration=iteration,
+        score=_mean(scores),
+        reward=float(rewards_PG.nanmean()),
+        full_share=_mean(full),
+        no_signal_share=float((~signal_P).float().mean()),
+        missing=sum(len(group.scores) - len(group.scored) for group in groups if not group.broken),
+        broken=sum(group.broken for group in groups),
+        loss=per_step([measured.loss for measured, _ in updates]),
+        clipped_share=per_step([measured.clipped for measured, _ in updates]),
+        kl=per_step([measured.kl for measured, _ in updates]),
+        ratio_deviation=updates[0][0].ratio_deviation if updates else 0.0,
+        gradient_norm=_mean([norm for _, norm in updates]) if updates else 0.0,
+        second_score=_mean([group.second_score for group in looked_at]),
+        score_there=_mean([group.scores[0] for group in looked_at]),
+        **{f"seconds_{what}": spent for what, spent in seconds.items()},
+        by_edit_type=saturation(groups),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """NaN of nothing."""
+    return float(np.mean(values)) if len(values) else float("nan")

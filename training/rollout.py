@@ -6,7 +6,7 @@ Axes: B samples, N tokens, C channels, S trained steps, K = 1 + S draws of noise
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -49,6 +49,21 @@ class Trajectory:
             self.final_BNC[indices],
             None if self.mean_SBNC is None else self.mean_SBNC[:, indices],
         )
+
+
+def joined(parts: Sequence[Trajectory]) -> Trajectory:
+    """Trajectories of one window and one shape as one."""
+    if len(parts) == 1:
+        return parts[0]
+    first, means = parts[0], [part.mean_SBNC for part in parts if part.mean_SBNC is not None]
+    return replace(
+        first,
+        states_SBNC=torch.cat([part.states_SBNC for part in parts], dim=1),
+        next_SBNC=torch.cat([part.next_SBNC for part in parts], dim=1),
+        log_prob_SB=torch.cat([part.log_prob_SB for part in parts], dim=1),
+        final_BNC=torch.cat([part.final_BNC for part in parts]),
+        mean_SBNC=torch.cat(means, dim=1) if means else None,
+    )
 
 
 def generator_of(*key: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from storage.records import identity
 
 History = list[dict[str, Any]]
 """What was measured, one row of JSON per step or iteration."""
@@ -20,8 +22,14 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensor]
     history: History
-    run: Mapping[str, str] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
     """What the run is of: configuration, editor, cases. A run goes on from a checkpoint of its own alone."""
+
+    @property
+    def digest(self) -> str:
+        """Of all tensors."""
+        parts = [part for n, value in sorted(self.tensors.items()) for part in (n, value.numpy().tobytes())]
+        return identity(*parts)
 
 
 class OtherRunError(ValueError):
@@ -38,15 +46,23 @@ class Sink(Protocol):
         """The newest whole one, or None."""
 
 
-def check_run(checkpoint: Checkpoint, run: Mapping[str, str]) -> None:
+def check_run(checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
     """Raises: OtherRunError that names what differs."""
-    names = [name for name in run if checkpoint.run.get(name) != run[name]]
-    if names:
-        told = "; ".join(f"{name} was {checkpoint.run.get(name, 'not recorded')}, now {run[name]}" for name in names)
+    before, now = dict(_flat(checkpoint.run)), dict(_flat(run))
+    if names := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        told = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in names)
         raise OtherRunError(
             f"the checkpoint after {checkpoint.step} steps is of another run: {told}. "
             "Go back to these settings, or train from the start (refresh)"
         )
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, inside in value.items():
+        if isinstance(inside, Mapping):
+            yield from _flat(inside, f"{before}{name}.")
+        else:
+            yield before + name, list(inside) if isinstance(inside, tuple) else inside
 
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

@@ -105,6 +105,7 @@ def gradients_of(
                 if gradient is not None:
                     sum_.add_(gradient)
             rows.append(measured)
+            del loss, gradients  # else they stay while the next chunk fills the memory
         return total_gradients, rows
 
     # Which lane has which chunk depends on nothing but their number: the same sums, rounded alike, every time.

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tasks.post_training.job import Job
@@ -32,6 +32,8 @@ class FolderSink:
         unfinished = self.path.with_suffix(".unfinished")
         told = {"step": checkpoint.step, "history": checkpoint.history, "run": dict(checkpoint.run)}
         save_file(checkpoint.tensors, unfinished, metadata={name: json.dumps(value) for name, value in told.items()})
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())  # a machine that loses power keeps the one before, or this one
         os.replace(unfinished, self.path)
 
     def load(self) -> Checkpoint | None:
@@ -39,10 +41,16 @@ class FolderSink:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """From a file that `FolderSink` wrote."""
-    with safe_open(path, framework="pt") as file:
-        told = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    """From a file that `FolderSink` wrote. Raises: ValueError for a damaged one, with the remedy."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise ValueError(
+            f"the checkpoint {path} is damaged ({error}): delete it, and the run goes on from the newest one that was "
+            "published, or begins anew"
+        ) from error
     return Checkpoint(told["step"], tensors, told["history"], told.get("run", {}))
 
 
@@ -56,12 +64,20 @@ class PublishingSink:
 
     def save(self, checkpoint: Checkpoint) -> None:
         self.sink.save(checkpoint)
-        every, last = self.job.config.running.publish_every, self.job.config.grpo.iterations
-        if every and checkpoint.step % every == 0 and checkpoint.step < last:
+        if self._is_due(checkpoint.step):
             self._lay_aside(checkpoint)
 
     def load(self) -> Checkpoint | None:
-        return self.sink.load()
+        checkpoint = self.sink.load()
+        if checkpoint is not None and self._is_due(checkpoint.step):
+            # It may be that it was saved and never laid aside; the stage knows what is published.
+            self._lay_aside(checkpoint)
+        return checkpoint
+
+    def _is_due(self, step: int) -> bool:
+        """Whether it is the first one at or after a multiple of `publish_every`. The last one is the result itself."""
+        grpo, every = self.job.config.grpo, self.job.config.running.publish_every
+        return bool(every) and step < grpo.iterations and step // every > (step - grpo.checkpoint_every) // every
 
     def _lay_aside(self, checkpoint: Checkpoint) -> None:
         self.job.to_publish.mkdir(exist_ok=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-
-from training.metrics import divergence
 
 CURVES = pa.schema(
     [("iteration", pa.int32())]
@@ -66,6 +66,25 @@ def summarise(curves: Sequence[Mapping[str, Any]], saturation: Sequence[Mapping[
         "saturation": saturation_shares(saturation, tenth),
         **({} if apart is None else {"reward_gained_more_than_second_judge": round(apart, 4)}),
     }
+
+
+def divergence(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """How far two judges have come apart since the run began, in points: the alarm for reward hacking.
+
+    The gain of the first minus that of the second, each the mean of the last third less that of the first third.
+    Around 0 while both see the same progress; large where only the judge that is the reward is pleased.
+
+    Args:
+        first, second: both judges' means on the same samples, one pair per look; NaN where one failed.
+
+    Returns: None with fewer than six looks, which say nothing.
+    """
+    pairs = np.array([(a, b) for a, b in zip(first, second, strict=True) if not (math.isnan(a) or math.isnan(b))])
+    third = len(pairs) // 3
+    if third < 2:
+        return None
+    gains = pairs[-third:].mean(0) - pairs[:third].mean(0)
+    return float(gains[0] - gains[1])
 
 
 def saturation_shares(rows: Sequence[Mapping[str, Any]], tenth: int) -> dict[str, dict[str, float]]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import logging
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.editing.settings import MiniatureModel, ModelConfig
 from tasks.hp_scorer.settings import MeasuredConfig, ScorerConfig
 from tasks.settings import Settings, passing
 from tasks.stage import StageConfig
 from training.config import COMPUTED_ALIKE, FlowGrpoConfig, miniature
+
+logger = logging.getLogger(__name__)
 
 
 class Running(Settings):
@@ -57,6 +61,18 @@ class PostTrainConfig(StageConfig):
     )
     running: Running = passing(Running(), "How it is run; another way comes to the same.")
 
+    @model_validator(mode="after")
+    def _check_processes(self) -> PostTrainConfig:
+        running, shares = self.running, self.grpo.updates_per_rollout * self.running.processes
+        if running.launcher and running.processes > 1:
+            raise ValueError("processes, launcher: a launcher says itself how many it starts; leave processes out")
+        if self.grpo.groups % shares:
+            raise ValueError(
+                f"groups {self.grpo.groups}: must be a multiple of updates_per_rollout x processes = {shares}, so that "
+                "every process has as many"
+            )
+        return self
+
     def deciding(self) -> dict[str, Any]:
         settings = super().deciding()
         kept = {name: value for name, value in settings["grpo"].items() if name not in COMPUTED_ALIKE}
@@ -84,8 +100,8 @@ class Job(StageConfig):
 
     @property
     def adapter(self) -> Path:
-        """The result in diffusers' layout; it exists once training is done."""
-        return self.folder / "pytorch_lora_weights.safetensors"
+        """The result in diffusers' layout; it exists once training is done. A longer run goes on in the same folder."""
+        return self.folder / f"adapter-{self.config.grpo.iterations:06d}.safetensors"
 
     @property
     def checkpoint(self) -> Path:
@@ -100,6 +116,23 @@ class Job(StageConfig):
     def scores(self) -> list[Path]:
         """The journals of the reward, one per process: every score that the judge gave."""
         return sorted(self.folder.glob("scores*.jsonl"))
+
+    @property
+    def published_scores(self) -> Path:
+        """The journal of another machine, as a published checkpoint has it."""
+        return self.folder / "scores-published.jsonl"
+
+    @contextmanager
+    def publishing(self) -> Iterator[bool]:
+        """Whether this process may publish: of two that watch one training, one does."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "publishing.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
 
     @property
     def to_publish(self) -> Path:
@@ -121,12 +154,25 @@ class Job(StageConfig):
         """Event files of TensorBoard."""
         return self.folder / "tensorboard"
 
+    @property
+    def error(self) -> Path:
+        """What ended the training, in words; of several processes, that of the first."""
+        return self.folder / "error.txt"
+
+    def tell(self, error: BaseException) -> None:
+        """Leave word of what ended the training, unless another process has: its own may follow from that."""
+        said = "".join(traceback.format_exception_only(error))
+        with suppress(FileExistsError), self.error.open("x") as file:
+            file.write(said)
+
     def forget(self) -> None:
         """Remove result, checkpoint, metrics and scores. Raises: BlockingIOError while a process is training here."""
         if self.folder.exists():
             with self.lock(wait=False):
                 journals = self.folder.glob("*scores*.jsonl")
-                for path in (self.adapter, self.checkpoint, self.metrics, self.pictures, *journals):
+                made = self.folder.glob("adapter-*.safetensors")
+                kept = (self.checkpoint, self.metrics, self.pictures, self.gate, self.error)
+                for path in (*made, *kept, *journals):
                     path.unlink(missing_ok=True)
                 for folder in (self.to_publish, self.tensorboard):
                     for path in folder.glob("*"):
@@ -138,9 +184,12 @@ class Job(StageConfig):
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise BlockingIOError(
-                    error.errno, "a process is training in it; end it first", str(self.folder)
-                ) from error
+                if not wait:
+                    raise BlockingIOError(
+                        error.errno, "a process is training in it; end it first", str(self.folder)
+                    ) from error
+                logger.warning("another process is training in %s: waiting until it stops", self.folder)
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield

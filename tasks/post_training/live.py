@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.images import data_uri
-from tasks.post_training.curves import PARTS
+from tasks.post_training.curves import PARTS, divergence
 from tasks.post_training.job import Job
-from training.metrics import divergence
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 40

@@ -6,9 +6,13 @@ the run, so that a training whose machine is gone goes on elsewhere.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
 
 from tasks.post_training.job import Job
 
@@ -23,10 +27,15 @@ class ToPublish:
     state: Path
     weights: Path
 
+    def history(self) -> list[dict[str, Any]]:
+        """What had been measured by then."""
+        with safe_open(self.state, framework="np") as file:
+            return json.loads(file.metadata()["history"])
+
     def forget(self) -> None:
         """Remove them: the checkpoint has become a version."""
-        self.weights.unlink()
-        self.state.unlink()
+        self.weights.unlink(missing_ok=True)
+        self.state.unlink(missing_ok=True)
 
 
 def to_publish(job: Job) -> Iterator[ToPublish]:

@@ -9,21 +9,30 @@ import numpy as np
 
 from storage.records import identity
 from tasks.hp_scorer.contract import EditTriplet, Scorer
+from tasks.post_training.score_journal import ScoreJournal
 from training.editors.interface import Pixels
 from training.reward import Reward
 
 
 @dataclass(frozen=True)
 class ScorerReward:
-    """Scores of a rollout's images, see `training.reward.Reward`."""
+    """Scores of a rollout's images, see `training.reward.Reward`; what the journal knows is not asked for again."""
 
     scorer: Scorer
     triplets: Mapping[str, EditTriplet]
     """By case, without an edited image."""
+    journal: ScoreJournal
 
     def __call__(self, case_ids: Sequence[str], images: Sequence[Pixels]) -> list[float | None]:
-        triplets = [replace(self.triplets[i], edited=image) for i, image in zip(case_ids, images, strict=True)]
-        return [judgement.score for judgement in self.scorer.score(triplets)]
+        known = [self.journal.known(case_id, image) for case_id, image in zip(case_ids, images, strict=True)]
+        scores = [score for _, score in known]
+        asked = [i for i, (is_known, _) in enumerate(known) if not is_known]
+        triplets = (replace(self.triplets[case_ids[i]], edited=images[i]) for i in asked)
+        for number, judgement in self.scorer.judgements(triplets):
+            i = asked[number]
+            scores[i] = judgement.score
+            self.journal.keep(case_ids[i], images[i], judgement.outcome, judgement.score, judgement.raw_reply)
+        return scores
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -13,46 +16,61 @@ import psutil
 
 from tasks.images import contact_sheet
 from tasks.post_training.job import Job
+from tasks.post_training.score_journal import ScoreJournal
 from tasks.post_training.sources import TrainingSources
 from tasks.post_training.trackers import Trackers
 from training.loop import Iteration
 from training.state import History
 
-
-class OrphanedError(RuntimeError):
-    """The process that ordered the training is gone; the next one continues from the checkpoint."""
+logger = logging.getLogger(__name__)
 
 
 class Watcher:
     """Writes down what each iteration has to show."""
 
-    def __init__(self, job: Job, sources: TrainingSources, history: History, ordered_by: psutil.Process | None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        sources: TrainingSources,
+        journal: ScoreJournal,
+        history: History,
+        ordered_by: psutil.Process | None,
+    ) -> None:
         """Of a run that goes on after `history`, the metrics of the iterations that its checkpoint knows.
 
         Args:
+            journal: of the reward.
             ordered_by: the process that ordered the training; None: nobody has to wait for it.
         """
         self.job = job
         self.sources = sources
+        self.journal = journal
+        self.stop = threading.Event()
+        """Set where the run is to be saved and to stop after the running iteration."""
+        signal.signal(signal.SIGTERM, lambda *_: self.stop.set())
         self.ordered_by = ordered_by
         # Iterations after the checkpoint are done again, so the lines are those of the checkpoint.
         job.metrics.write_text("".join(_line(row) + "\n" for row in history))
-        self.trackers = Trackers(job.tensorboard, job.config.running.trackers, job.name, len(history))
+        settings = job.config.model_dump(mode="json")
+        self.trackers = Trackers(job.tensorboard, job.config.running.trackers, job.name, len(history), settings)
 
-    def __call__(self, iteration: Iteration) -> None:
+    def __call__(self, iteration: Iteration) -> bool:
+        """Returns: whether the run is to stop."""
         metrics, step = iteration.metrics, iteration.metrics.iteration
+        outcomes = self.journal.take_outcomes()
         with self.job.metrics.open("a") as file:
-            file.write(_line(asdict(metrics)) + "\n")
-        self.trackers.log(step, dict(_flat(asdict(metrics))))
+            file.write(_line(asdict(metrics) | {"outcomes": outcomes}) + "\n")
+        self.trackers.log(step, dict(_flat(asdict(metrics) | {"outcomes": outcomes})))
         if step % self.job.config.running.pictures_every == 0:
             sheet = self._sheet(iteration)
             unfinished = self.job.pictures.with_suffix(".unfinished")
             unfinished.write_bytes(sheet)
             os.replace(unfinished, self.job.pictures)
             self.trackers.images(step, {"samples": sheet})
-        just_saved = (step + 1) % self.job.config.grpo.checkpoint_every == 0
-        if just_saved and self.ordered_by is not None and not self.ordered_by.is_running():
-            raise OrphanedError(f"the process that ordered this one is gone; stopped after {step + 1} iterations")
+        if self.ordered_by is not None and not self.ordered_by.is_running():
+            logger.warning("the process that ordered this training is gone: it stops, and the next one goes on")
+            self.stop.set()
+        return self.stop.is_set()
 
     def close(self) -> None:
         """Write out what the trackers still hold."""

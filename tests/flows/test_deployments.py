@@ -59,7 +59,7 @@ def test_flows_import_no_model_code():
 
 def test_what_follows_a_version_is_off_until_somebody_wants_it():
     following = {d["flow_name"]: d["triggers"] for d in DEPLOYMENTS if "triggers" in d}
-    assert set(following) == {"post-train", "benchmark"}
+    assert set(following) == {"encode-cases", "post-train", "benchmark"}
     assert all(trigger["enabled"] is False for (trigger,) in following.values())
 
 

@@ -13,13 +13,16 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ParameterTypeError
 
 from flows.collect_cases import Source, collect_cases
-from flows.hp_edit import hp_edit
+from flows.hp_edit import all_stages, hp_edit
+from flows.hp_edit import main as command
 from storage.__main__ import main as storage_command
 from storage.lineage import ancestors
 from storage.records import EditType
 from storage.store import VersionNotFoundError
 from tasks.build_realpref import BuildConfig
 from tasks.collection.coco import CocoError
+from tasks.hp_scorer.settings import MeasuredConfig
+from tasks.plan import plan_lines
 from tasks.prefect_stage import RunOptions
 from tasks.report import write_report
 from tasks.sizes import miniature
@@ -188,3 +191,87 @@ def test_a_misspelt_key_is_named(prefect_server, options):
 def test_a_folder_without_annotations_is_a_clear_error(prefect_server, options, tmp_path):
     with pytest.raises(CocoError, match=r"instances\.json does not exist"):
         collect_cases(Source(folder=str(tmp_path)), options=options)
+
+
+def plan_of(config, options, ratings=()):
+    return list(plan_lines(options.open_store(), all_stages(Source(world=3, scenes=48), ratings, config, options)))
+
+
+def test_a_dry_run_tells_what_a_run_with_a_judge_of_the_benchmarks_own_does(refs, options, config):
+    """The calibration of each judge goes where the flow takes it: the benchmark's refuses that of the reward's."""
+    judge = MeasuredConfig()
+    evaluate = config.calibrate.model_copy(update={"scorer": judge})
+    benchmark = config.benchmark.model_copy(update={"scorer": judge})
+    two = config.model_copy(update={"evaluate": evaluate, "benchmark": benchmark})
+    store = options.open_store()
+    stages = [line for line in plan_of(two, options) if not line.startswith(" ")]
+    assert stages[4].startswith("calibrate-scorer (evaluation): would run")
+    stand = {"scorer": "calibrate-scorer", "scores": "rate-edits", "adapter": "post-train"}
+    assert {f"{stage}: stands, {refs[name]}" for name, stage in stand.items()} <= set(stages)
+    assert stages[-1] == "1 later stage: depends on what calibrate-scorer (evaluation) makes"
+
+    ran = hp_edit(Source(world=3, scenes=48), (), two, options)
+    assert [name for name, ref in ran.items() if not ref.reused] == ["benchmark"]
+    made = store.version("benchmark", ran["benchmark"].version)
+    by = made.manifest.parents["scorer"].version
+    assert by == store.numbers("scorer")[-1] > ran["scorer"].version
+    stages = plan_of(two, options)
+    assert f"calibrate-scorer (evaluation): stands, scorer@v{by}" in stages
+    stands = [line.rpartition(" ")[2] for line in stages if "(evaluation)" not in line]
+    assert stands == [str(ref) for ref in ran.values()]
+    assert store.resolve("scorer@latest").number == ran["scorer"].version, "the judge that filters and rewards"
+
+    again = two.model_copy(update={"evaluate": evaluate.model_copy(update={"held_out_share": 0.5})})
+    reasons = [line.strip() for line in plan_of(again, options) if "because" in line]
+    assert reasons == [f"because config held_out_share: 0.4 -> 0.5 (since scorer@v{by})"]
+
+
+@pytest.fixture
+def for_people(config, options, monkeypatch):
+    """The command of the paper's size, on the tiny run, with people who are to rate."""
+    people = config.model_copy(update={"label": config.label.model_copy(update={"raters": "people"})})
+    monkeypatch.setattr("flows.hp_edit.paper", lambda seed, processes: people)
+    monkeypatch.setattr("flows.hp_edit.estimate_lines", lambda config, costs: iter(["the estimate"]))
+    folder = str(Source(world=3, scenes=48).prepare(options.scratch))
+    monkeypatch.setenv("HP_EDIT_SCRATCH", options.scratch)
+    return ["hp_edit", "--size", "paper", "--photographs", folder, "--store", options.store]
+
+
+@pytest.mark.parametrize("only_tell", [False, True], ids=["run", "dry run"])
+def test_where_people_have_still_to_rate_it_says_how(refs, options, for_people, monkeypatch, capsys, only_tell):
+    monkeypatch.setattr("sys.argv", for_people + ["--dry-run"] * only_tell)
+    before = options.open_store().numbers("labels")
+    with pytest.raises(SystemExit) as stopped:
+        command()
+    told = str(stopped.value)
+    triplets = refs["triplets"]
+    rating = f"python -m tasks.rating {triplets} --ratings runs/ratings.jsonl --store {options.store}"
+    assert told.startswith(f"stopped: {triplets} are for people to rate: `{rating}`")
+    assert "run this again with `--ratings runs/ratings.jsonl`" in told
+    assert options.open_store().numbers("labels") == before
+    if only_tell:
+        assert capsys.readouterr().out.splitlines() == [
+            "the estimate",
+            f"collect-cases: stands, {refs['cases']}",
+            f"edit-baseline: stands, {refs['edits']}",
+            f"pick-triplets: stands, {triplets}",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("options_told", "said"),
+    [
+        ("--size paper", "--size paper takes --photographs FOLDER"),
+        ("--size paper --dry-run --processes 5", "processes 5: must divide the 16 groups of an update"),
+        ("--size paper --dry-run --attained 2", "attained: Input should be less than or equal to 1"),
+        ("--size paper --photographs nowhere", "argument --photographs: nowhere/annotations/instances.json: no such"),
+        ("--ratings nothing.jsonl", "argument --ratings: nothing.jsonl: no such file"),
+        ("--processes 4", "--processes is of --size paper"),
+    ],
+)
+def test_a_mistaken_command_is_told_before_anything_runs(options_told, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["hp_edit", *options_told.split()])
+    with pytest.raises(SystemExit) as stopped:
+        command()
+    assert stopped.value.code == 2
+    assert f"error: {said}" in capsys.readouterr().err

@@ -110,7 +110,7 @@ def rated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rated")
     store = Store(str(folder / "store"))
     cases = execute(CollectCases(store, COLLECT, write_coco(folder, WORLD, SCENES))).version
-    edits = execute(CountedEdits(store, EditConfig(), cases, SloppyEditor(WORLD, SCENES, TYPES))).version
+    edits = execute(CountedEdits(store, EditConfig(limits={}), cases, SloppyEditor(WORLD, SCENES, TYPES))).version
     triplets = execute(PickTriplets(store, PickConfig(per_edit_type=50), edits)).version
     return execute(CollectLabels(store, LabelConfig(raters="simulated"), triplets)).version
 

@@ -37,7 +37,7 @@ def triplets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     store = Store(str(folder / "store"))
     cases = execute(CollectCases(store, COLLECT, write_coco(folder, WORLD, SCENES))).version
-    edits = execute(CountedEdits(store, EditConfig(), cases, SloppyEditor(WORLD, SCENES, TYPES))).version
+    edits = execute(CountedEdits(store, EditConfig(limits={}), cases, SloppyEditor(WORLD, SCENES, TYPES))).version
     return execute(PickTriplets(store, PickConfig(per_edit_type=15), edits)).version
 
 

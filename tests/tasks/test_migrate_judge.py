@@ -58,7 +58,7 @@ def made(tmp_path_factory):
     world = write_coco(folder, 3, 48)
     collect = CollectConfig(train_per_edit_type=20, bench_per_edit_type=1, cases_per_image=8, bench_share=0.1)
     cases = execute(CollectCases(store, collect, world)).version
-    edits = execute(CountedEdits(store, EditConfig(), cases, SloppyEditor(3, 48, TYPES))).version
+    edits = execute(CountedEdits(store, EditConfig(limits={}), cases, SloppyEditor(3, 48, TYPES))).version
     pick = PickConfig(per_edit_type=16, pool_per_edit_type=18)
     triplets = execute(PickTriplets(store, pick, edits)).version
     labels = execute(CollectLabels(store, LabelConfig(raters="simulated", simulated=2), triplets)).version

@@ -41,7 +41,7 @@ def made(tmp_path_factory):
     store = Store(str(folder / "store"))
     cases = execute(CollectCases(store, COLLECT, write_coco(folder, WORLD, SCENES))).version
     editor = SloppyEditor(WORLD, SCENES, TYPES)
-    return execute(CountedEdits(store, EditConfig(), cases, editor)).version
+    return execute(CountedEdits(store, EditConfig(limits={}), cases, editor)).version
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_equal_pictures_of_another_editor_are_named_after_their_own_edits(edits)
     config = PickConfig(per_edit_type=4, pool_per_edit_type=9)
     picked, asked = [], []
     for editor in (CountingEditor(), Namesake()):
-        made = execute(CountedEdits(edits.store, EditConfig(), cases, editor)).version
+        made = execute(CountedEdits(edits.store, EditConfig(limits={}), cases, editor)).version
         judge = CountingJudge()
         version = execute(CountedPicks(edits.store, config.model_copy(), made, judge)).version
         assert set(column(version, "edit_id", "pool")) <= set(column(made, "edit_id", "edits"))

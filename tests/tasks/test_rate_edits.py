@@ -334,7 +334,7 @@ def told_by(stage, **options):
 
 
 def planned(store, make, **options):
-    lines = plan_lines(store, [lambda versions: make()], **options)
+    lines = plan_lines(store, {"scores": lambda made: make()}, **options)
     return [line.strip() for line in lines if "judge" in line or "tokens" in line]
 
 

@@ -62,5 +62,5 @@ def test_a_pick_depends_on_seed_and_iteration_alone():
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_curriculum_is_a_share(share):
-    with pytest.raises(ValueError, match="a share of the run"):
+    with pytest.raises(ValueError, match=r"curriculum_share .*: a share, 0 to 1"):
         sampler_of([1.0], curriculum_share=share)

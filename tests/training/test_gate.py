@@ -1,11 +1,13 @@
 """The gate refuses what would train something else than the reward."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from training import config as configs
-from training import gate, sde
+from training import gate, sde, shares
 from training.cases import EncodedHere, TrainingCase
 from training.lora import adapter_parameters, add_adapter
 
@@ -32,14 +34,14 @@ def test_it_passes_and_leaves_the_editor_as_it_was(ready):
 def test_rounded_trajectories_are_refused(ready, monkeypatch):
     """Latents kept in bfloat16 while log-probabilities are computed in float32 move every ratio."""
     editor, cases, conditions = ready
-    roll_out = gate.roll_out
+    roll_out = shares.roll_out
 
     def rounded(*args, **kwargs):
         trajectory = roll_out(*args, **kwargs)
         trajectory.next_SBNC.copy_(trajectory.next_SBNC.bfloat16().float())
         return trajectory
 
-    monkeypatch.setattr(gate, "roll_out", rounded)
+    monkeypatch.setattr(shares, "roll_out", rounded)
     with pytest.raises(gate.GateError, match="ratios deviate"):
         gate.check(editor, cases, conditions, configs.tiny())
 
@@ -82,3 +84,14 @@ def test_a_rounded_adapter_is_refused(ready):
         parameter.data = parameter.data.double()
     with pytest.raises((gate.GateError, RuntimeError)):
         gate.check(editor, cases, conditions, configs.tiny())
+
+
+def test_a_model_that_depends_on_the_size_of_the_batch_is_refused(ready):
+    """Two samples alone would look well: the run has larger batches, and the gate uses those."""
+    editor, cases, conditions = ready
+    velocity = editor.velocity
+    editor.velocity = lambda x, t, c: velocity(x, t, c) * (1.01 if len(x) > 12 else 1.0)
+    config = replace(configs.tiny(), group_size=8, rollout_batch=8)
+    with pytest.raises(gate.GateError, match=r"ratios deviate.*old_log_prob \"replay\" helps"):
+        gate.check(editor, cases, conditions, config)
+    assert gate.check(editor, cases, conditions, replace(config, old_log_prob="replay"))["ratio deviation"] < 1e-6

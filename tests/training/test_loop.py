@@ -10,7 +10,7 @@ import torch
 from tasks.post_training.checkpoints import FolderSink
 from training import config as configs
 from training.cases import CaseSampler, EncodedHere, TrainingCase
-from training.loop import DeadJudgeError, train
+from training.loop import DeadJudgeError, StoppedError, train
 from training.lora import adapter_parameters, add_adapter, reference
 from training.rollout import generate, generator_of, window_start
 from training.state import OtherRunError
@@ -182,6 +182,11 @@ def test_the_adapter_is_float32_and_alone_trainable(tiny_editor_factory):
         ({"window_end": 4}, "window_end 4"),
         ({"group_size": 1}, "group_size 1"),
         ({"updates_per_rollout": 1}, "never clips"),
+        ({"micro_batch": 1}, "at least window_length 2"),
+        ({"checkpoint_every": 0}, "checkpoint_every 0: must be at least 1"),
+        ({"ema_decay": 1.5}, r"ema_decay 1.5: must be in \[0, 1\)"),
+        ({"learning_rate": -1.0}, "learning_rate -1.0: must be above 0"),
+        ({"max_missing_share": 2.0}, "max_missing_share 2.0: a share"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused(change, said):
@@ -200,7 +205,9 @@ def test_a_dead_judge_stops_the_run_and_leaves_the_checkpoint(tiny_editor_factor
             return super().__call__(case_ids, images) if self.calls <= 4 else [None] * len(images)
 
     config, sink = replace(configs.tiny(), iterations=4), Memory()
-    with pytest.raises(DeadJudgeError, match="iteration 2: 3 of 3 scores are missing, more than max_missing_share 0.5"):
+    with pytest.raises(
+        DeadJudgeError, match=r"iteration 2: 3 of 3 scores are missing, more than max_missing_share 0.5"
+    ):
         run(tiny_editor_factory(), cases, config, sink, Dying())
     assert sink.load().step == 2
     through, _ = run(tiny_editor_factory(), cases, config, Memory())
@@ -218,7 +225,7 @@ def test_a_gradient_that_is_no_number_changes_nothing(tiny_editor_factory, cases
         return velocity(x, t, condition) * broken
 
     editor.velocity = breaking
-    said = r"iteration \d, update \d: the gradient's norm is nan.*Lower learning_rate"
+    said = r"iteration \d, update \d \(cases .*case\d.*\): the gradient's norm is nan.*Lower learning_rate"
     with pytest.raises(NotFiniteError, match=said):
         run(editor, cases, replace(configs.tiny(), iterations=6, micro_batch=2), sink)
     assert all(torch.isfinite(p).all() for p in adapter_parameters(editor.transformer))
@@ -228,7 +235,9 @@ def test_a_checkpoint_of_another_config_is_refused(tiny_editor_factory, cases):
     sink = Memory()
     run(tiny_editor_factory(), cases, configs.tiny(), sink)
     other = replace(configs.tiny(), iterations=4, noise_level=0.5)
-    with pytest.raises(OtherRunError, match="after 2 steps is of another run: config was"):
+    with pytest.raises(
+        OtherRunError, match=r"after 2 steps is of another run: config\.noise_level was 0\.8, is 0\.5\."
+    ):
         run(tiny_editor_factory(), cases, other, sink)
     with pytest.raises(OtherRunError, match="editor was"):
         run(tiny_editor_factory(seed=1), cases, configs.tiny(), sink)
@@ -326,3 +335,109 @@ def test_variants_train_and_start_on_policy(tiny_editor_factory, cases, change):
     state, history = run(tiny_editor_factory(), cases, replace(configs.tiny(), **change), Memory())
     assert history[0]["ratio_deviation"] < 1e-5
     assert any(value.abs().sum() > 0 for name, value in state.items() if "lora_B" in name)
+
+
+def test_a_case_that_is_no_number_is_left_out_and_named(tiny_editor_factory, cases, caplog):
+    """One damaged encoding costs its group, and nobody else notices."""
+
+    class Damaged(EncodedHere):
+        def __call__(self, case_ids):
+            encoded = super().__call__(case_ids)
+            return [
+                replace(one, source_BMC=one.source_BMC * float("nan")) if case_id == "case1" else one
+                for case_id, one in zip(case_ids, encoded, strict=True)
+            ]
+
+    editor, asked = tiny_editor_factory(), []
+
+    class Looking(Darkness):
+        def __call__(self, case_ids, images):
+            asked.extend(case_ids)
+            return super().__call__(case_ids, images)
+
+    config = replace(configs.tiny(), groups=4, iterations=1)
+    add_adapter(editor.transformer, config, 0)
+    listed = [TrainingCase(case_id=case_id, edit_type="bokeh") for case_id in cases]
+    state, history = train(editor, listed, Damaged(editor, cases), Looking(), config, Memory())
+    assert set(asked) == set(cases) - {"case1"}
+    assert (history[0]["broken"], history[0]["missing"]) == (1, 0)
+    assert "the samples of case case1 are no numbers" in caplog.text
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_a_group_in_parts_is_the_same_group(tiny_editor_factory, cases):
+    """A rollout of fewer samples than a group has: less memory, the same noise."""
+    config = replace(configs.tiny(), iterations=1, group_size=4)
+    whole, _ = run(tiny_editor_factory(), cases, config, Memory())
+    parts, _ = run(tiny_editor_factory(), cases, replace(config, rollout_batch=3), Memory())
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, atol=1e-5, rtol=1e-3)
+
+
+def test_a_judge_is_asked_one_call_at_a_time(tiny_editor_factory, cases):
+    import threading
+    import time
+
+    class Slow(Darkness):
+        inside, most = 0, 0
+        lock = threading.Lock()
+
+        def __call__(self, case_ids, images):
+            with self.lock:
+                self.inside += 1
+                self.most = max(self.most, self.inside)
+            time.sleep(0.05)
+            with self.lock:
+                self.inside -= 1
+            return super().__call__(case_ids, images)
+
+    judge = Slow()
+    run(tiny_editor_factory(), cases, replace(configs.tiny(), iterations=2), Memory(), judge)
+    assert judge.most == 1
+
+
+def test_an_error_does_not_wait_for_a_dead_judge(tiny_editor_factory, cases):
+    import threading
+    import time
+
+    never = threading.Event()
+
+    class Dead(Darkness):
+        calls = 0
+
+        def __call__(self, case_ids, images):
+            self.calls += 1
+            if self.calls > 1:
+                never.wait(30)
+            return [None] * len(images)
+
+    started = time.monotonic()
+    with pytest.raises(DeadJudgeError):
+        run(tiny_editor_factory(), cases, configs.tiny(), Memory(), Dead())
+    assert time.monotonic() - started < 20
+    never.set()
+
+
+def test_asked_to_stop_it_saves_and_stops(tiny_editor_factory, cases):
+    config, sink = replace(configs.tiny(), iterations=4, checkpoint_every=4), Memory()
+    with pytest.raises(StoppedError, match="stopped after 2 iterations"):
+        run(tiny_editor_factory(), cases, config, sink, watch=lambda done: done.metrics.iteration == 1)
+    resumed, _ = run(tiny_editor_factory(), cases, config, sink)
+    through, _ = run(tiny_editor_factory(), cases, config, Memory())
+    assert all(torch.equal(through[name], resumed[name]) for name in through)
+
+
+def test_a_run_goes_on_with_the_lanes_it_began_with(tiny_editor_factory, cases):
+    """Sums are rounded by how they are split, so another machine's cores must not change them."""
+    config, sink = replace(configs.tiny(), iterations=4), Memory()
+    run(tiny_editor_factory(), cases, replace(config, iterations=2), sink, lanes=2)
+    resumed, _ = run(tiny_editor_factory(), cases, config, sink, lanes=1)
+    through, _ = run(tiny_editor_factory(), cases, config, Memory(), lanes=2)
+    assert all(torch.equal(through[name], resumed[name]) for name in through)
+
+
+def test_fewer_iterations_than_are_done_are_refused(tiny_editor_factory, cases):
+    sink = Memory()
+    run(tiny_editor_factory(), cases, configs.tiny(), sink)
+    with pytest.raises(OtherRunError, match="after 2 iterations, and this run is to have 1"):
+        run(tiny_editor_factory(), cases, replace(configs.tiny(), iterations=1), sink)

@@ -30,6 +30,8 @@ class DiffusersEditor(ABC):
     """
 
     lora_targets: tuple[str, ...]
+    passes_vary: ClassVar[bool] = False
+    """Whether the number of passes of the transformer depends on the texts of a batch."""
     normed_guidance: ClassVar[bool] = False
     """Whether a guided velocity is scaled back to the norm of the unguided one, token by token."""
 

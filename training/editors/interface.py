@@ -180,6 +180,10 @@ class TrainableEditor(Protocol):
     def device(self) -> torch.device:
         """Where the transformer is."""
 
+    @property
+    def passes_vary(self) -> bool:
+        """Whether the number of passes of the transformer depends on the texts of a batch."""
+
     def to(self, device: torch.device | str) -> TrainableEditor:
         """Move it, in place."""
 

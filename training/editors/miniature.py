@@ -130,6 +130,10 @@ class MiniatureEditor:
         return [*self.transformer.parameters(), *self.text_encoder.parameters()]
 
     @property
+    def passes_vary(self) -> bool:
+        return False
+
+    @property
     def lora_targets(self) -> tuple[str, ...]:
         return LORA_TARGETS
 

@@ -30,6 +30,7 @@ class QwenImage21Editor(QwenEditor):
     Text encoder and transformer see the source in one size; `settings.vision_area` is without effect.
     """
 
+    passes_vary = True
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "img_mlp.proj", "img_mlp.gate_layer", "img_mlp.out")
 
     def encode_text(self, sources: Sequence[Pixels], instructions: Sequence[str]) -> Text:

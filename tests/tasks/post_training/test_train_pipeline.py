@@ -80,7 +80,6 @@ def test_the_snippet_of_the_readme_runs(adapter, model, tmp_path, monkeypatch):
     code = code.replace('"cuda"', '"cpu"').replace("photo.jpg", str(tmp_path / "photo.jpg"))
     code = code.replace("num_inference_steps=40", "num_inference_steps=2, height=64, width=64")
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
-
     from transformers import Qwen2VLProcessor
 
     from training.editors.qwen_processor import image_only
