@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 SEED ?= 0
 PY := .venv/bin/python
+# Tests that share a server stay together in one process.
+PARALLEL := -n 2 --dist loadfile
 SERVED := $(PY) -m tasks.local_server --
 
 .PHONY: env run run-photos ui test test-full check controls clean
@@ -29,10 +31,10 @@ ui: env  ## the Prefect UI over the runs of this folder
 	@$(PY) -m tasks.local_server
 
 test: env  ## offline, under ten minutes
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" $(PARALLEL)
 
 test-full: env  ## with everything that is slow
-	$(PY) -m pytest
+	$(PY) -m pytest $(PARALLEL)
 
 check: env  ## lint and types
 	$(PY) -m ruff check .

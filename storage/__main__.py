@@ -34,6 +34,7 @@ def list_versions(store: Store, arguments: argparse.Namespace) -> int:
             files = set(version.manifest.files())
             own = sorted(name for name, tag in tags.items() if tag.version == version.number and name != REJECTED)
             own += [REJECTED] if version.number in rejections else []
+            own += ["(checkpoint)"] if version.ref.checkpoint else []
             print(
                 f"{version!s:24s}{version.manifest.num_rows():9d}{sum(f.size for f in files) / 1e6:10.1f}  "
                 f"{version.ref.created_at:26s}{version.manifest.stage:18s}{' '.join(own)}"

@@ -83,11 +83,6 @@ class Manifest(BaseModel):
         """The SHA-256 of what the manifest says."""
         return sha256_of(self.to_bytes())
 
-    @property
-    def is_checkpoint(self) -> bool:
-        """Whether it is the state of work in progress, kept so that the work can go on: never `latest`."""
-        return "checkpoint" in self.statistics
-
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
         return canonical_json(self.model_dump(mode="json"))
@@ -117,6 +112,8 @@ class Ref(BaseModel):
     flow_run_id: str | None = None
     done: int | None = None
     """How many items were really worked on; the others were taken over from earlier work."""
+    checkpoint: bool = False
+    """The state of work in progress, kept so that the work can go on elsewhere: never `latest`."""
     commit_id: str = ""
     """Of this one commit: a writer whose answer got lost on the way recognises its own ref by it."""
 

@@ -109,6 +109,7 @@ class Store(Files):
         manifest: Manifest,
         *,
         latest: bool = True,
+        checkpoint: bool = False,
         seconds: float = 0.0,
         flow_run_id: str | None = None,
         done: int | None = None,
@@ -117,6 +118,7 @@ class Store(Files):
 
         Args:
             latest: let `<artifact>@latest` mean it at once.
+            checkpoint: it is the state of work in progress, which `latest` never means.
             seconds, flow_run_id, done: recorded in the ref, beside the content.
 
         Raises: FileNotFoundError where a file of the manifest is not in the store, as after a `gc` with too short a
@@ -131,6 +133,7 @@ class Store(Files):
             seconds=round(seconds, 3),
             flow_run_id=flow_run_id,
             done=done,
+            checkpoint=checkpoint,
             commit_id=uuid.uuid4().hex,
         )
         number = max(self.numbers(manifest.artifact), default=0) + 1
@@ -139,7 +142,7 @@ class Store(Files):
         # Only a shortcut for `find`, which looks at the versions themselves where it is missing.
         self.create(f"keys/{manifest.artifact}/{check_name(manifest.key)}/{number:06d}.json", b"{}")
         version = Version(self, manifest.artifact, number, ref)
-        if latest:
+        if latest and not checkpoint:
             self.tag(version, LATEST)
         return version
 
@@ -188,7 +191,7 @@ class Store(Files):
             # A store whose versions were all made before latest was a tag.
             rejected = {tag.version for tag in self.tag_history(artifact, REJECTED)}
             accepted = (self.version(artifact, n) for n in reversed(self.numbers(artifact)) if n not in rejected)
-            if found := next((version for version in accepted if not version.manifest.is_checkpoint), None):
+            if found := next((version for version in accepted if not version.ref.checkpoint), None):
                 return found
         raise VersionNotFoundError(f"{artifact}@{wanted}: {self._known(artifact)}")
 

@@ -119,9 +119,10 @@ def parents_table(version: Version, ui: str | None = None) -> str:
 
 def differences(version: Version) -> str:
     """What is different from the version before: rows, configuration, and what the stage measures of itself."""
-    try:
-        before = version.store.version(version.artifact, version.number - 1)
-    except LookupError:
+    store, artifact = version.store, version.artifact
+    earlier = (store.version(artifact, n) for n in reversed(store.numbers(artifact)) if n < version.number)
+    before = next((one for one in earlier if not one.ref.checkpoint), None)
+    if before is None:
         return ""
     one, two = before.manifest, version.manifest
     changes = [f"rows of {t}: {one.rows(t)} -> {two.rows(t)}" for t in two.tables if one.rows(t) != two.rows(t)]

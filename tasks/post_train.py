@@ -181,7 +181,7 @@ class PostTrain(Stage):
             }
             progress = {"iterations": checkpoint.step, "of": self.config.grpo.iterations}
             manifest = manifest_of(self, Result(tables, {"checkpoint": progress}))
-            self.store.commit(manifest.model_copy(update={"key": self._checkpoint_key}), latest=False)
+            self.store.commit(manifest.model_copy(update={"key": self._checkpoint_key}), checkpoint=True)
         checkpoint.forget()
 
     def _fetch_checkpoint(self, job: Job) -> None:

@@ -14,7 +14,7 @@ from prefect.exceptions import ParameterTypeError
 
 from flows.collect_cases import Source, collect_cases
 from flows.hp_edit import all_stages, hp_edit
-from flows.hp_edit import main as command
+from flows.hp_edit import main as hp_edit_command
 from storage.__main__ import main as storage_command
 from storage.lineage import ancestors
 from storage.records import EditType
@@ -242,7 +242,7 @@ def test_where_people_have_still_to_rate_it_says_how(refs, options, for_people, 
     monkeypatch.setattr("sys.argv", for_people + ["--dry-run"] * only_tell)
     before = options.open_store().numbers("labels")
     with pytest.raises(SystemExit) as stopped:
-        command()
+        hp_edit_command()
     told = str(stopped.value)
     triplets = refs["triplets"]
     rating = f"python -m tasks.rating {triplets} --ratings runs/ratings.jsonl --store {options.store}"
@@ -262,7 +262,7 @@ def test_where_people_have_still_to_rate_it_says_how(refs, options, for_people, 
     ("options_told", "said"),
     [
         ("--size paper", "--size paper takes --photographs FOLDER"),
-        ("--size paper --dry-run --processes 5", "processes 5: must divide the 16 groups of an update"),
+        ("--size paper --dry-run --processes 5", "groups 32: must be a multiple of updates_per_rollout x"),
         ("--size paper --dry-run --attained 2", "attained: Input should be less than or equal to 1"),
         ("--size paper --photographs nowhere", "argument --photographs: nowhere/annotations/instances.json: no such"),
         ("--ratings nothing.jsonl", "argument --ratings: nothing.jsonl: no such file"),
@@ -272,6 +272,6 @@ def test_where_people_have_still_to_rate_it_says_how(refs, options, for_people, 
 def test_a_mistaken_command_is_told_before_anything_runs(options_told, said, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["hp_edit", *options_told.split()])
     with pytest.raises(SystemExit) as stopped:
-        command()
+        hp_edit_command()
     assert stopped.value.code == 2
     assert f"error: {said}" in capsys.readouterr().err

@@ -264,7 +264,7 @@ def test_a_look_that_fails_does_not_end_the_training(realpref, encodings, tmp_pa
     version = execute(stage).version
     assert "could not publish" in caplog.text
     assert failed == [1]
-    assert realpref.store.version("adapter", version.number - 1).manifest.is_checkpoint
+    assert realpref.store.version("adapter", version.number - 1).ref.checkpoint
 
 
 def test_publishing_again_makes_no_second_version(realpref, encodings, tmp_path):
@@ -288,11 +288,11 @@ def test_an_unfinished_checkpoint_is_never_latest(realpref, encodings, tmp_path)
     from storage.store import VersionNotFoundError
 
     version = realpref.store.latest("adapter")
-    assert version is None or not version.manifest.is_checkpoint
+    assert version is None or not version.ref.checkpoint
     changed = {"artifact": "adapter", "statistics": {"checkpoint": {"iterations": 1, "of": 2}}, "key": "unfinished"}
     store = type(realpref.store)(str(tmp_path / "empty"))
     manifest = encodings.manifest.model_copy(update=changed | {"tables": {}})
-    store.commit(manifest, latest=False)
+    store.commit(manifest, checkpoint=True)
     with pytest.raises(VersionNotFoundError):
         store.resolve("adapter@latest")
 
