@@ -43,6 +43,10 @@ def add_adapter(
                 target_modules=list(config.lora_targets or targets),
             )
         )
+    for layer in transformer.modules():
+        if hasattr(layer, "cast_input_dtype_enabled"):
+            # Autocast brings inputs and adapter together; peft would first copy every input to float32, and keep it.
+            layer.cast_input_dtype_enabled = False
     parameters = adapter_parameters(transformer)
     for parameter in parameters:
         # bfloat16 master weights lose updates of 1e-4.

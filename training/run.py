@@ -93,6 +93,7 @@ class Run:
             )
         restore_training_state(saved.tensors, self.parameters, self.optimizer, self.average)
         self.sampler.rests_until.copy_(saved.tensors["sampler.rests_until"])
-        self.lanes = int(saved.tensors["lanes"])
+        if not self.in_step:  # a base that is shared takes no threads
+            self.lanes = int(saved.tensors["lanes"])
         self.history = list(saved.history)
         return saved.step

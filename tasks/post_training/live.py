@@ -44,7 +44,9 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
         if values:
             lines.append(f"| {name} | {sparkline(values)} | {values[0]:.4g} | {values[-1]:.4g} |")
     spent = ", ".join(f"{part} {rows[-1][f'seconds_{part}']:.1f} s" for part in PARTS)
-    return "\n".join([*lines, "", f"The last iteration: {spent}; {rows[-1]['missing']} scores missing."])
+    failed = {what: count for what, count in rows[-1].get("outcomes", {}).items() if what != "scored"}
+    how = f" ({', '.join(f'{what} {count}' for what, count in sorted(failed.items()))})" if failed else ""
+    return "\n".join([*lines, "", f"The last iteration: {spent}; {rows[-1]['missing']} scores missing{how}."])
 
 
 def _saturation(by_edit_type: Mapping[str, Mapping[str, Any]]) -> str:

@@ -167,7 +167,7 @@ def test_memory_that_runs_out_is_explained(monkeypatch):
     monkeypatch.setattr(training_full_size, "timed_iterations", run_out)
     with pytest.raises(SystemExit, match=r"3.00 GiB") as told:
         measure_full_size(NARROW, FEW, OPTIONS)
-    assert "lower micro_batch, now 48" in str(told.value)
+    assert "lower micro_batch, now 24" in str(told.value)
     assert "switch activation_checkpointing on" in str(told.value)
 
 

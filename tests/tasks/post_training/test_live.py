@@ -49,6 +49,11 @@ def test_it_says_how_far_and_how_long(job):
     assert "second judge" not in page
 
 
+def test_failed_scores_are_told_by_their_kind(job):
+    write(job, [row(0, missing=3, outcomes={"scored": 5, "timeout": 2, "refused": 1})])
+    assert "3 scores missing (refused 1, timeout 2)." in live_page(job)[0]
+
+
 def test_before_the_first_iteration_it_says_so(job):
     write(job, [])
     assert "the first iteration is under way" in live_page(job)[0]
