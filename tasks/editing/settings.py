@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
@@ -11,6 +13,9 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field
 from tasks.serving.settings import check_address, check_no_secret
 from tasks.settings import Settings, passing
 from training.editors.settings import DiffusersSettings
+
+_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""A repository on the hub, owner and name."""
 
 
 class MiniatureModel(Settings):
@@ -24,6 +29,12 @@ class DiffusersModel(Settings):
 
     kind: Literal["diffusers"] = "diffusers"
     settings: DiffusersSettings
+
+    def deciding(self) -> dict[str, Any]:
+        """Where a folder lies decides nothing, and is nobody's business; which weights are in it, fingerprints tell."""
+        told = super().deciding()
+        name: str = told["settings"]["model"]
+        return told | {"settings": told["settings"] | {"model": name if _HUB.fullmatch(name) else Path(name).name}}
 
 
 ModelConfig = Annotated[MiniatureModel | DiffusersModel, Field(discriminator="kind")]

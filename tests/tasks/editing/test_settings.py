@@ -123,3 +123,14 @@ def test_the_miniatures_edits_are_known_as_before():
     assert fingerprint_of_editor(ModelEditorConfig(), None) == before
     assert fingerprint_of_editor(ModelEditorConfig(num_steps=8, batch=3), None) == before
     assert fingerprint_of_editor(ModelEditorConfig(num_steps=9), None) != before
+
+
+def test_where_a_model_lies_is_told_by_no_manifest():
+    """A folder that is moved holds the same weights; their fingerprint says so."""
+    here, there = (
+        DiffusersModel(settings=DiffusersSettings(model=f"{at}/tiny-editor")) for at in ("/data", "/mnt/a/b")
+    )
+    assert here.deciding() == there.deciding()
+    assert "/data" not in str(here.deciding())
+    hub = DiffusersModel(settings=DiffusersSettings(model="Qwen/Qwen-Image-Edit-2509"))
+    assert hub.deciding()["settings"]["model"] == "Qwen/Qwen-Image-Edit-2509"
