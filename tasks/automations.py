@@ -19,6 +19,7 @@ from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
+from tasks.live_page import ALARM_EVENT
 from tasks.prefect_stage import REJECTED_EVENT
 
 SILENCE = timedelta(seconds=270)
@@ -69,6 +70,22 @@ def notify_of_rejection(block: UUID) -> Automation:
                 subject=f"HP-Edit: {version} is rejected",
                 body=f"{{{{ event.payload.reasons | join('; ') }}}}.\nIt is kept, and latest stays what it was. "
                 f"Look at it: python -m storage show {version}\n{RUN}",
+            )
+        ],
+    )
+
+
+def notify_of_alarm(block: UUID) -> Automation:
+    """Training pleases the judge that it is rewarded by, and another judge sees none of it."""
+    return Automation(
+        name="hp-edit: notify of a training's alarm",
+        description="A reward runs away from the second judge.",
+        trigger=EventTrigger(expect={ALARM_EVENT}, posture=Posture.Reactive),
+        actions=[
+            SendNotification(
+                block_document_id=block,
+                subject="HP-Edit: the reward and the second judge come apart",
+                body=f"{{{{ event.payload.says }}}}\n{RUN}",
             )
         ],
     )
@@ -170,7 +187,8 @@ def main(words: Sequence[str] | None = None) -> int:
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        automations += [notify_of_rejection(block), notify_of_bad_night(block), notify_of_missing_night(block)]
+        told = (notify_of_rejection, notify_of_alarm, notify_of_bad_night, notify_of_missing_night)
+        automations += [notify(block) for notify in told]
     for automation in automations:
         if arguments.dry_run:
             print(automation.model_dump_json(indent=1, exclude={"id", "owner_resource"}))

@@ -8,8 +8,11 @@ from uuid import UUID
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.events import emit_event
 
 logger = logging.getLogger(__name__)
+ALARM_EVENT = "hp-edit.training.alarm"
+"""Sent once by a run whose reward runs away from its second judge; an automation can notify people of it."""
 
 
 class LivePage:
@@ -20,11 +23,16 @@ class LivePage:
         self.key = key
         self._page: UUID | None = None
         self._bar: UUID | None = None
+        self._alarmed = False
 
-    def __call__(self, page: str, percent: float) -> None:
+    def __call__(self, page: str, percent: float, alarm: str = "") -> None:
         """Show them. What is shown is for people: where the server is gone, the work goes on."""
         try:
             self._show(page, percent)
+            if alarm and not self._alarmed:
+                self._alarmed = True
+                resource = {"prefect.resource.id": f"hp-edit.{self.key}", "prefect.resource.name": self.key}
+                emit_event(event=ALARM_EVENT, resource=resource, payload={"says": alarm})
         except Exception as error:  # whatever a client raises
             logger.warning("the live page %s could not be shown: %s", self.key, error)
 

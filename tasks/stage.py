@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 LOOK_BACK = 20
 """Accepted versions among which one of the same configuration is looked for, to compare with."""
-Show = Callable[[str, float], None]
-"""Called with a page in Markdown, and how far the work is, in percent."""
+Show = Callable[[str, float, str], None]
+"""Called with a page in Markdown, how far the work is, in percent, and what somebody should be told at once, if
+anything."""
 Progress = Callable[[int], None]
 """Called with the number of items that were just finished."""
 
@@ -83,7 +84,7 @@ class Stage(ABC):
     """Raised whenever the code of the stage changes what it makes; `tests/tasks/test_code_versions.py` guards it."""
     refresh = False
     """Whether everything is to be made again, even what is known."""
-    show: Show = staticmethod(lambda page, percent: None)
+    show: Show = staticmethod(lambda page, percent, alarm: None)
     """Shows how long work goes on, for stages that have something to show; a flow puts it on a page."""
 
     def __init__(self, store: Store, config: StageConfig, inputs: Mapping[str, Version]) -> None:

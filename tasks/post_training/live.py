@@ -16,24 +16,25 @@ ALARM = 0.25
 """Points that the reward gained more than the second judge, from which people are told."""
 
 
-def live_page(job: Job) -> tuple[str, float]:
-    """The page in Markdown, and how far the run is, in percent."""
+def live_page(job: Job) -> tuple[str, float, str]:
+    """The page in Markdown, how far the run is, in percent, and the alarm if there is one."""
     rows = [json.loads(line) for line in job.metrics.read_text().splitlines()]
     iterations = job.config.grpo.iterations
     if not rows:
-        return f"# Training on {job.realpref}\n\nThe gate is passed; the first iteration is under way.\n", 0.0
+        return f"# Training on {job.realpref}\n\nThe gate is passed; the first iteration is under way.\n", 0.0, ""
     last = rows[-1]
     seconds = _seconds(rows[-10:])
     left = (iterations - len(rows)) * seconds
+    alarm = _alarm(rows)
     parts = [
         f"# Training on {job.realpref}",
         f"**{len(rows)} of {iterations} iterations**, {seconds:.1f} s each, {_told(left)} left.",
-        _alarm(rows),
+        f"**{alarm}**" if alarm else "",
         _curves(rows),
         _saturation(last["by_edit_type"]),
         f"![samples]({data_uri(job.pictures.read_bytes())})" if job.pictures.exists() else "",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n", 100 * len(rows) / iterations
+    return "\n\n".join(part for part in parts if part) + "\n", 100 * len(rows) / iterations, alarm
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -64,7 +65,7 @@ def _alarm(rows: Sequence[Mapping[str, Any]]) -> str:
     if apart is None or apart < ALARM:
         return ""
     return (
-        f"**The reward gained {apart:.2f} points more than the second judge**: what pleases the one may not be better. "
+        f"The reward gained {apart:.2f} points more than the second judge: what pleases the one may not be better. "
         "Look at the samples."
     )
 

@@ -41,12 +41,13 @@ def write(job, rows):
 def test_it_says_how_far_and_how_long(job):
     write(job, [row(i) for i in range(20)])
     job.pictures.write_bytes(png(np.zeros((4, 4, 3), dtype=np.uint8)))
-    page, percent = live_page(job)
+    page, percent, alarm = live_page(job)
     assert percent == 20
     assert "**20 of 100 iterations**, 6.0 s each, 8 min left." in page
     assert "| bokeh | 4 | 1 | 2 | 3.50 |" in page
     assert "![samples](data:image/png;base64," in page
     assert "second judge" not in page
+    assert alarm == ""
 
 
 def test_failed_scores_are_told_by_their_kind(job):
@@ -61,7 +62,9 @@ def test_before_the_first_iteration_it_says_so(job):
 
 def test_a_reward_that_runs_away_from_the_second_judge_is_an_alarm(job):
     write(job, [row(i, second_score=3.0 - i / 50, score_there=3.0 + i / 20) for i in range(30)])
-    assert "**The reward gained 1.40 points more than the second judge**" in live_page(job)[0]
+    page, _, alarm = live_page(job)
+    assert alarm.startswith("The reward gained 1.40 points more than the second judge")
+    assert f"**{alarm}**" in page
     write(job, [row(i, second_score=3.0 + i / 20, score_there=3.0 + i / 20) for i in range(30)])
     assert "gained" not in live_page(job)[0]
 
