@@ -5,11 +5,13 @@ It keeps its database in the project (`runs/prefect`), listens on loopback only,
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -56,7 +58,11 @@ def local_server(home: Path = HOME, port: int | None = None) -> Iterator[dict[st
     Raises: RuntimeError with the server's last words where it does not start.
     """
     home.mkdir(parents=True, exist_ok=True)
-    port = port or free_port()
+    with held_port(port) as port:
+        yield from _served(home, port)
+
+
+def _served(home: Path, port: int) -> Iterator[dict[str, str]]:
     environment = os.environ | server_environment(home, port)
     log_path = home / "server.log"
     with log_path.open("wb") as log:
@@ -74,17 +80,34 @@ def local_server(home: Path = HOME, port: int | None = None) -> Iterator[dict[st
             _stop(server)
 
 
-def free_port() -> int:
-    """The usual port if nobody has it, else any."""
-    for port in (PORT, 0):
+@contextmanager
+def held_port(wanted: int | None = None) -> Iterator[int]:
+    """The usual port if nobody has it, else any; ours as long as the block runs.
+
+    A server takes seconds to listen. Until then the port looks free, and a second one, started meanwhile, would find
+    the first in its place and work on its database: so the port is also held by a lock.
+
+    Args:
+        wanted: this port and no other.
+
+    Raises: RuntimeError where it is taken.
+    """
+    for port in (wanted,) if wanted else (PORT, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return int(probe.getsockname()[1])
-    raise RuntimeError("no free port on 127.0.0.1")
+            number = int(probe.getsockname()[1])
+        with (Path(tempfile.gettempdir()) / f"hp-edit-{os.getuid()}-port-{number}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield number
+            return
+    raise RuntimeError(f"port {wanted} of 127.0.0.1 is taken" if wanted else "no free port on 127.0.0.1")
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], api: str, log_path: Path) -> None:
