@@ -132,11 +132,13 @@ class PostTrain(Stage):
 
     def _tables(self, rows: Sequence[Mapping[str, Any]], job: Job) -> dict[str, tuple[Any, ...]]:
         scores = {line["key"]: line for path in job.scores() for line in read_scores(path)}
+        # They came in whatever order the judge answered.
+        ordered = [scores[key] for key in sorted(scores)]
         return {
             "gate": (self.store.add_file(job.gate.read_bytes(), ".json"),),
             "curves": (self.store.add_table(curves_table(rows)),),
             "saturation": (self.store.add_table(saturation_table(rows)),),
-            "scores": (self.store.add_table(pa.Table.from_pylist(list(scores.values()), schema=SCORES)),),
+            "scores": (self.store.add_table(pa.Table.from_pylist(ordered, schema=SCORES)),),
         }
 
     # --- while it runs -------------------------------------------------------------------------------------------
