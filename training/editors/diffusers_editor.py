@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.editors.interface import Condition, Pixels, Shape, Text
+from training.editors.interface import Condition, Grid, Pixels, Shape, Text
 from training.editors.settings import DiffusersSettings
+from training.editors.sizes import fitted, resized
 
 Pipeline = Any
 """A pipeline of diffusers; type checkers do not see into its lazily loaded modules."""
@@ -120,12 +121,49 @@ class DiffusersEditor(ABC):
             negative=self.encode_text(sources, [self.settings.negative_prompt] * len(sources)) if guided else None,
         )
 
-    @abstractmethod
-    def shape_of(self, height: int, width: int) -> Shape: ...
+    def shape_of(self, height: int, width: int) -> Shape:
+        target = fitted(height, width, self.settings.target_area, self.multiple)
+        return Shape(self._grid(*target), (self._grid(*self.condition_size(height, width)),))
 
-    @abstractmethod
+    def condition_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size in which the transformer sees a source of this size: the condition's area, larger or smaller."""
+        return fitted(height, width, self.settings.condition_area, self.multiple)
+
+    def _grid(self, height: int, width: int) -> Grid:
+        return height // self.token_size, width // self.token_size
+
     def encode_sources(self, sources: Sequence[Pixels]) -> Tensor:
         """Source images of one shape to packed latents, (B, M, C)."""
+        # One by one: the autoencoder has enough to do with one, and its memory does not grow with the batch.
+        sized = (resized(source, *self.condition_size(*source.shape[:2])) for source in sources)
+        return torch.cat([self.encode_source(source) for source in sized])
+
+    @torch.no_grad()
+    def decode(self, latents_BNC: Tensor, shape: Shape) -> list[Pixels]:
+        # One by one: all images of a rollout at once would take hundreds of GB.
+        images = (self.decode_image(latents_1NC, shape.target) for latents_1NC in latents_BNC.split(1))
+        return [
+            (image_CHW.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().contiguous().numpy()
+            for image_CHW in images
+        ]
+
+    @property
+    @abstractmethod
+    def token_size(self) -> int:
+        """Pixels per side of a token."""
+
+    @property
+    def multiple(self) -> int:
+        """Of which the sides of images are multiples, in pixels."""
+        return self.token_size
+
+    @abstractmethod
+    def encode_source(self, source: Pixels) -> Tensor:
+        """One source image, in the condition's size, to packed latents, (1, M, C)."""
+
+    @abstractmethod
+    def decode_image(self, latents_1NC: Tensor, grid: Grid) -> Tensor:
+        """One image's latents to red, green and blue in [0, 1], (3, H, W) float32."""
 
     @abstractmethod
     def encode_text(self, sources: Sequence[Pixels], instructions: Sequence[str]) -> Text:
@@ -134,6 +172,3 @@ class DiffusersEditor(ABC):
     @abstractmethod
     def predict(self, latents_BNC: Tensor, t_B: Tensor, condition: Condition, text: Text) -> Tensor:
         """One pass of the transformer: the velocity of the target's tokens, (B, N, C), unguided."""
-
-    @abstractmethod
-    def decode(self, latents_BNC: Tensor, shape: Shape) -> list[Pixels]: ...

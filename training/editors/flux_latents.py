@@ -9,17 +9,14 @@ Axes: see `training.editors.interface`; S all tokens of the images, N + M.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from training.editors.diffusers_editor import DiffusersEditor, Pipeline
 from training.editors.interface import Condition, Grid, Pixels, Shape, Text
 from training.editors.settings import DiffusersSettings
-from training.editors.sizes import fitted, resized
 
 ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 """Of the blocks with two streams; those with one have the first three as well, except in FLUX.2."""
@@ -57,38 +54,16 @@ class FluxEditor(DiffusersEditor):
         """Pixels per side of a token."""
         return 2 * self.pipeline.vae_scale_factor
 
-    def shape_of(self, height: int, width: int) -> Shape:
-        target = fitted(height, width, self.settings.target_area, self.token_size)
-        return Shape(self._grid(*target), (self._grid(*self.condition_size(height, width)),))
-
-    def condition_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size in which the transformer sees a source of this size."""
-        return fitted(height, width, self.settings.condition_area, self.token_size)
-
-    def _grid(self, height: int, width: int) -> Grid:
-        return height // self.token_size, width // self.token_size
-
-    def encode_sources(self, sources: Sequence[Pixels]) -> Tensor:
-        # One by one: the autoencoder has enough to do with one, and its memory does not grow with the batch.
-        return torch.cat([self._encode_source(source) for source in sources])
-
-    def _encode_source(self, source: Pixels) -> Tensor:
+    def encode_source(self, source: Pixels) -> Tensor:
         vae = self.pipeline.vae
-        image_HWC = torch.from_numpy(resized(source, *self.condition_size(*source.shape[:2])).copy())
-        image_BCHW = (image_HWC.float() / 127.5 - 1).permute(2, 0, 1)[None].to(vae.device, vae.dtype)
+        image_BCHW = (torch.tensor(source).float() / 127.5 - 1).permute(2, 0, 1)[None].to(vae.device, vae.dtype)
         # The most likely latents, not drawn ones: a case has one condition.
         return self.scaled(pack(vae.encode(image_BCHW).latent_dist.mode()))
 
-    @torch.no_grad()
-    def decode(self, latents_BNC: Tensor, shape: Shape) -> list[Pixels]:
-        return [self._decode(latents_1NC, shape.target) for latents_1NC in latents_BNC.split(1)]
-
-    def _decode(self, latents_1NC: Tensor, grid: Grid) -> Pixels:
+    def decode_image(self, latents_1NC: Tensor, grid: Grid) -> Tensor:
         vae = self.pipeline.vae
         latents_BCHW = unpack(self.unscaled(latents_1NC), grid).to(vae.device, vae.dtype)
-        image_CHW = vae.decode(latents_BCHW, return_dict=False)[0][0]
-        image_HWC = (image_CHW.float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
-        return np.ascontiguousarray((image_HWC * 255).round().to(torch.uint8).cpu().numpy())
+        return (vae.decode(latents_BCHW, return_dict=False)[0][0].float() / 2 + 0.5).clamp(0, 1)
 
     def scaled(self, latents_BNC: Tensor) -> Tensor:
         """Packed latents of the autoencoder to the transformer's scale."""
