@@ -60,79 +60,69 @@ def crash_silent_runs(silence: timedelta = SILENCE) -> Automation:
 def notify_of_rejection(block: UUID) -> Automation:
     """Somebody must look at a version that broke its limits; until then everything goes on with the one before."""
     version = "{{ event.payload.version }}"
-    return Automation(
-        name="hp-edit: notify of a rejected version",
-        description="A version broke the limits of its stage.",
-        trigger=EventTrigger(expect={REJECTED_EVENT}, posture=Posture.Reactive),
-        actions=[
-            SendNotification(
-                block_document_id=block,
-                subject=f"HP-Edit: {version} is rejected",
-                body=f"{{{{ event.payload.reasons | join('; ') }}}}.\nIt is kept, and latest stays what it was. "
-                f"Look at it: python -m storage show {version}\n{RUN}",
-            )
-        ],
+    return _notify(
+        block,
+        "a rejected version",
+        "A version broke the limits of its stage.",
+        EventTrigger(expect={REJECTED_EVENT}, posture=Posture.Reactive),
+        f"{version} is rejected",
+        f"{{{{ event.payload.reasons | join('; ') }}}}.\nIt is kept, and latest stays what it was. "
+        f"Look at it: python -m storage show {version}\n{RUN}",
     )
 
 
 def notify_of_alarm(block: UUID) -> Automation:
     """Training pleases the judge that it is rewarded by, and another judge sees none of it."""
-    return Automation(
-        name="hp-edit: notify of a training's alarm",
-        description="A reward runs away from the second judge.",
-        trigger=EventTrigger(expect={ALARM_EVENT}, posture=Posture.Reactive),
-        actions=[
-            SendNotification(
-                block_document_id=block,
-                subject="HP-Edit: the reward and the second judge come apart",
-                body=f"{{{{ event.payload.says }}}}\n{RUN}",
-            )
-        ],
+    return _notify(
+        block,
+        "a training's alarm",
+        "A reward runs away from the second judge.",
+        EventTrigger(expect={ALARM_EVENT}, posture=Posture.Reactive),
+        "the reward and the second judge come apart",
+        f"{{{{ event.payload.says }}}}\n{RUN}",
     )
 
 
 def notify_of_bad_night(block: UUID) -> Automation:
     """A night that ended badly, whatever the reason."""
-    return Automation(
-        name="hp-edit: notify of a bad night",
-        description="A nightly rebuild failed or crashed.",
-        trigger=EventTrigger(
+    return _notify(
+        block,
+        "a bad night",
+        "A nightly rebuild failed or crashed.",
+        EventTrigger(
             match=ANY_RUN,
             match_related=NIGHTLY,
             expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
             posture=Posture.Reactive,
         ),
-        actions=[
-            SendNotification(
-                block_document_id=block,
-                subject="HP-Edit: the nightly rebuild {{ flow_run.state.name | lower }}",
-                body=f"{{{{ flow_run.name }}}}: {{{{ flow_run.state.message }}}}\n{RUN}",
-            )
-        ],
+        "the nightly rebuild {{ flow_run.state.name | lower }}",
+        f"{{{{ flow_run.name }}}}: {{{{ flow_run.state.message }}}}\n{RUN}",
     )
 
 
 def notify_of_missing_night(block: UUID, within: timedelta = NIGHTS) -> Automation:
     """A night that nobody planned, or that no worker took, fails nowhere; only its absence tells."""
-    return Automation(
-        name="hp-edit: notify of a missing night",
-        description="No nightly rebuild has ended well for more than a day.",
-        trigger=EventTrigger(
+    return _notify(
+        block,
+        "a missing night",
+        "No nightly rebuild has ended well for more than a day.",
+        EventTrigger(
             match=ANY_RUN,
             match_related=NIGHTLY,
             expect={"prefect.flow-run.Completed"},
             posture=Posture.Proactive,
             within=within,
         ),
-        actions=[
-            SendNotification(
-                block_document_id=block,
-                subject="HP-Edit: no nightly rebuild",
-                body=f"None has ended well for {within}. Is one planned, and is there a worker? "
-                "prefect flow-run ls --state SCHEDULED; prefect work-pool inspect hp-edit",
-            )
-        ],
+        "no nightly rebuild",
+        f"None has ended well for {within}. Is one planned, and is there a worker? "
+        "prefect flow-run ls --state SCHEDULED; prefect work-pool inspect hp-edit",
     )
+
+
+def _notify(block: UUID, what: str, description: str, trigger: EventTrigger, subject: str, body: str) -> Automation:
+    """An automation that sends one message."""
+    message = SendNotification(block_document_id=block, subject=f"HP-Edit: {subject}", body=body)
+    return Automation(name=f"hp-edit: notify of {what}", description=description, trigger=trigger, actions=[message])
 
 
 def notification_block(name: str) -> UUID:

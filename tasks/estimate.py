@@ -184,9 +184,7 @@ def _time_line(config: PipelineConfig, rows: Sequence[Estimate]) -> str:
 def _disk_line(config: PipelineConfig, rows: Sequence[Estimate]) -> str:
     (cases,) = (row.items for row in rows if row.stage == "encode-cases")
     disk, every, grpo = disk_of(config), config.train.running.publish_every, config.train.grpo
-    # Of the checkpoints before the last, the first at or after each multiple, see `tasks.post_training.checkpoints`.
-    saved = range(grpo.checkpoint_every, grpo.iterations, grpo.checkpoint_every)
-    count = sum(step // every > (step - grpo.checkpoint_every) // every for step in saved) if every else 0
+    count = sum(map(config.train.publishes_at, range(grpo.checkpoint_every, grpo.iterations, grpo.checkpoint_every)))
     return (
         f"Disk: {cases:,} encodings of {disk.encoding / 1e6:.1f} MB, {cases * disk.encoding / 1e9:,.0f} GB; {count} "
         f"checkpoints published on the way (publish_every {every}), each {disk.state / 1e9:.1f} GB of state and "

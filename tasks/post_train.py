@@ -27,7 +27,7 @@ from tasks.hp_scorer.settings import ScorerConfig
 from tasks.post_training.curves import curves_table, saturation_table, summarise
 from tasks.post_training.job import Job, PostTrainConfig
 from tasks.post_training.live import live_page
-from tasks.post_training.publishing import ToPublish, to_publish
+from tasks.post_training.publishing import ToPublish, history_of, to_publish
 from tasks.post_training.score_journal import read_scores
 from tasks.stage import Progress, Result, Shard, Stage, manifest_of
 
@@ -178,7 +178,7 @@ class PostTrain(Stage):
         newest = self.store.find(self.artifact, self._checkpoint_key)
         if newest is None or newest.manifest.statistics["checkpoint"]["iterations"] < checkpoint.step:
             files = {"weights": checkpoint.weights, "state": checkpoint.state}
-            tables = self._tables(checkpoint.history(), job) | {
+            tables = self._tables(history_of(checkpoint.state), job) | {
                 name: (self.store.add_file(path.read_bytes(), ".safetensors"),) for name, path in files.items()
             }
             progress = {"iterations": checkpoint.step, "of": self.config.grpo.iterations}

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tasks.post_training.job import Job
-from tasks.post_training.publishing import STATE, WEIGHTS
+from tasks.post_training.publishing import STATE, WEIGHTS, damaged
 from training.lora import Transformer, adapter_bytes, named_like_adapter
 from training.state import Checkpoint
 
@@ -47,10 +47,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             told = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise ValueError(
-            f"the checkpoint {path} is damaged ({error}): delete it, and the run goes on from the newest one that was "
-            "published, or begins anew"
-        ) from error
+        raise damaged(path, error) from error
     return Checkpoint(told["step"], tensors, told["history"], told.get("run", {}))
 
 
@@ -64,20 +61,15 @@ class PublishingSink:
 
     def save(self, checkpoint: Checkpoint) -> None:
         self.sink.save(checkpoint)
-        if self._is_due(checkpoint.step):
+        if self.job.config.publishes_at(checkpoint.step):
             self._lay_aside(checkpoint)
 
     def load(self) -> Checkpoint | None:
         checkpoint = self.sink.load()
-        if checkpoint is not None and self._is_due(checkpoint.step):
+        if checkpoint is not None and self.job.config.publishes_at(checkpoint.step):
             # It may be that it was saved and never laid aside; the stage knows what is published.
             self._lay_aside(checkpoint)
         return checkpoint
-
-    def _is_due(self, step: int) -> bool:
-        """Whether it is the first one at or after a multiple of `publish_every`. The last one is the result itself."""
-        grpo, every = self.job.config.grpo, self.job.config.running.publish_every
-        return bool(every) and step < grpo.iterations and step // every > (step - grpo.checkpoint_every) // every
 
     def _lay_aside(self, checkpoint: Checkpoint) -> None:
         self.job.to_publish.mkdir(exist_ok=True)

@@ -61,6 +61,13 @@ class PostTrainConfig(StageConfig):
     )
     running: Running = passing(Running(), "How it is run; another way comes to the same.")
 
+    def publishes_at(self, step: int) -> bool:
+        """Whether the checkpoint after `step` iterations becomes a version: the first at or after each multiple of
+        `publish_every`. The last one is the result itself.
+        """
+        grpo, every = self.grpo, self.running.publish_every
+        return bool(every) and step < grpo.iterations and step // every > (step - grpo.checkpoint_every) // every
+
     @model_validator(mode="after")
     def _check_processes(self) -> PostTrainConfig:
         running, shares = self.running, self.grpo.updates_per_rollout * self.running.processes

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from tasks.post_training.job import Job
 
@@ -27,15 +27,32 @@ class ToPublish:
     state: Path
     weights: Path
 
-    def history(self) -> list[dict[str, Any]]:
-        """What had been measured by then."""
-        with safe_open(self.state, framework="np") as file:
-            return json.loads(file.metadata()["history"])
-
     def forget(self) -> None:
         """Remove them: the checkpoint has become a version."""
         self.weights.unlink(missing_ok=True)
         self.state.unlink(missing_ok=True)
+
+
+def history_of(checkpoint: Path) -> list[dict[str, Any]]:
+    """What had been measured by then; the tensors, which are gigabytes, are not read. Nothing where no file is.
+
+    Raises: ValueError for a damaged file, with the remedy.
+    """
+    if not checkpoint.exists():
+        return []
+    try:
+        with safe_open(checkpoint, framework="np") as file:
+            return json.loads(file.metadata()["history"])
+    except SafetensorError as error:
+        raise damaged(checkpoint, error) from error
+
+
+def damaged(checkpoint: Path, error: SafetensorError) -> ValueError:
+    """What is said of a checkpoint that cannot be read."""
+    return ValueError(
+        f"the checkpoint {checkpoint} is damaged ({error}): delete it, and the run goes on from the newest one that "
+        "was published, or begins anew"
+    )
 
 
 def to_publish(job: Job) -> Iterator[ToPublish]:

@@ -30,6 +30,7 @@ from tasks.post_training.checkpoints import FolderSink, PublishingSink
 from tasks.post_training.encoded import EncodedConditions
 from tasks.post_training.fitting import fitting_sizes
 from tasks.post_training.job import Job
+from tasks.post_training.publishing import history_of
 from tasks.post_training.reward import PermutedReward, ScorerReward
 from tasks.post_training.score_journal import SCORED, ScoreJournal
 from tasks.post_training.sources import TrainingSources
@@ -166,8 +167,7 @@ def _train(job: Job, ready: Ready, world: World, ordered_by: psutil.Process | No
     watch = None
     if world.is_main:
         job.gate.write_text(json.dumps(measured, indent=1))
-        saved = sink.load()
-        watch = Watcher(job, ready.sources, journals["scores"], saved.history if saved else [], ordered_by)
+        watch = Watcher(job, ready.sources, journals["scores"], history_of(job.checkpoint), ordered_by)
     try:
         state, _ = train(
             editor,

@@ -19,9 +19,9 @@ from tasks.edit_baseline import EditBaseline, EditConfig
 from tasks.encode_cases import EncodeCases, EncodeConfig
 from tasks.miniature.coco import write_coco
 from tasks.post_train import PostTrain, TrainingFailedError, fitting_sizes, run_worker
-from tasks.post_training.checkpoints import FolderSink, PublishingSink
+from tasks.post_training.checkpoints import FolderSink
 from tasks.post_training.job import Job, PostTrainConfig, Running
-from tasks.post_training.publishing import to_publish
+from tasks.post_training.publishing import history_of, to_publish
 from tasks.post_training.score_journal import read_scores
 from tasks.rate_edits import RateConfig, RateEdits
 from tasks.run_benchmark import BenchmarkConfig, RunBenchmark
@@ -301,17 +301,17 @@ def test_an_unfinished_checkpoint_is_never_latest(realpref, encodings, tmp_path)
     ("every", "publish", "iterations", "due"),
     [(10, 25, 100, [30, 50, 80]), (20, 50, 100, [60]), (7, 10, 70, [14, 21, 35, 42, 56, 63]), (1, 2, 5, [2, 4])],
 )
-def test_the_first_checkpoint_at_or_after_each_multiple_is_published(tmp_path, every, publish, iterations, due):
+def test_the_first_checkpoint_at_or_after_each_multiple_is_published(every, publish, iterations, due):
     config = config_of(Running(publish_every=publish), iterations=iterations, checkpoint_every=every)
-    job = Job(store="s", realpref="realpref@v1", encodings="encodings@v1", config=config, folder=tmp_path)
-    sink = PublishingSink(FolderSink(tmp_path), job, None)
-    assert [step for step in range(every, iterations + 1, every) if sink._is_due(step)] == due
+    assert [step for step in range(every, iterations + 1, every) if config.publishes_at(step)] == due
 
 
 def test_a_damaged_checkpoint_says_what_to_do(tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes(b"cut off")
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors is damaged .*: delete it"):
         FolderSink(tmp_path).load()
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is damaged .*: delete it"):
+        history_of(tmp_path / "checkpoint.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training.encoded_here import EncodedHere
 from training import config as configs
 from training import gate, sde, shares
-from training.cases import EncodedHere, TrainingCase
+from training.cases import TrainingCase
 from training.lora import adapter_parameters, add_adapter
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tasks.post_training.checkpoints import FolderSink
+from tests.training.encoded_here import EncodedHere
 from training import config as configs
-from training.cases import CaseSampler, EncodedHere, TrainingCase
+from training.cases import CaseSampler, TrainingCase
 from training.loop import DeadJudgeError, StoppedError, train
 from training.lora import adapter_parameters, add_adapter, reference
 from training.rollout import generate, generator_of, window_start

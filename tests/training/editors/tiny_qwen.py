@@ -30,18 +30,10 @@ from transformers import (
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from tests.tasks.hp_scorer.tiny_qwen import SPECIAL
 from training.editors.qwen_processor import image_only
 from training.rollout import generator_of
 
-SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}{{ '<|im_start|>' + message.role + '\\n' }}"
     "{%- for part in message.content -%}{{ part.text }}{%- endfor -%}{{ '<|im_end|>\\n' }}{%- endfor -%}"
