@@ -28,6 +28,7 @@ from tasks.post_training.curves import curves_table, saturation_table, summarise
 from tasks.post_training.job import Job, PostTrainConfig
 from tasks.post_training.live import live_page
 from tasks.post_training.publishing import ToPublish, history_of, to_publish
+from tasks.post_training.reading import write_whole
 from tasks.post_training.score_journal import read_scores
 from tasks.stage import Progress, Result, Shard, Stage, manifest_of
 
@@ -193,12 +194,9 @@ class PostTrain(Stage):
         published = self.store.find(self.artifact, self._checkpoint_key)
         if published is None or published.manifest.statistics["checkpoint"]["iterations"] > self.config.grpo.iterations:
             return
-        job.folder.mkdir(parents=True, exist_ok=True)
         lines = published.table("scores").to_pylist()
-        job.published_scores.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        unfinished = job.checkpoint.with_suffix(".fetched")
-        unfinished.write_bytes(published.file("state"))
-        os.replace(unfinished, job.checkpoint)
+        write_whole(job.published_scores, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        write_whole(job.checkpoint, published.file("state"))
 
 
 def _calls(config: ScorerConfig, calibration: Calibration | None, count: int) -> Iterator[str]:

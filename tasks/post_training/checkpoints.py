@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from tasks.post_training.job import Job
 from tasks.post_training.publishing import STATE, WEIGHTS, damaged
+from tasks.post_training.reading import write_whole
 from training.lora import Transformer, adapter_bytes, named_like_adapter
 from training.state import Checkpoint
 
@@ -78,10 +79,8 @@ class PublishingSink:
         state.unlink(missing_ok=True)
         os.link(self.sink.path, state)
         averages = [checkpoint.tensors[f"average.{i}"] for i in range(_count(checkpoint))]
-        unfinished = stem.with_suffix(".unfinished")
-        unfinished.write_bytes(adapter_bytes(self.transformer, named_like_adapter(self.transformer, averages)))
         # The weights come last: where they are, the checkpoint is whole.
-        os.replace(unfinished, weights)
+        write_whole(weights, adapter_bytes(self.transformer, named_like_adapter(self.transformer, averages)))
 
 
 def _count(checkpoint: Checkpoint) -> int:

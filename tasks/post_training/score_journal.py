@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.post_training.reading import write_whole
+
 if TYPE_CHECKING:  # the stage reads journals, and does without torch
     from training.editors.interface import Pixels
 
@@ -73,9 +75,7 @@ class ScoreJournal:
         """So that they are asked for again: the judge was dead, and somebody has seen to it."""
         with self._lock:
             lines = [line for line in read_scores(self.path) if line["score"] is not None]
-            unfinished = self.path.with_suffix(".unfinished")
-            unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines))
-            unfinished.replace(self.path)
+            write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def key_of(case_id: str, image: Pixels) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import psutil
 
 from tasks.images import contact_sheet
 from tasks.post_training.job import Job
+from tasks.post_training.reading import write_whole
 from tasks.post_training.score_journal import ScoreJournal
 from tasks.post_training.sources import TrainingSources
 from tasks.post_training.trackers import Trackers
@@ -63,9 +63,7 @@ class Watcher:
         self.trackers.log(step, dict(_flat(asdict(metrics) | {"outcomes": outcomes})))
         if step % self.job.config.running.pictures_every == 0:
             sheet = self._sheet(iteration)
-            unfinished = self.job.pictures.with_suffix(".unfinished")
-            unfinished.write_bytes(sheet)
-            os.replace(unfinished, self.job.pictures)
+            write_whole(self.job.pictures, sheet)
             self.trackers.images(step, {"samples": sheet})
         if self.ordered_by is not None and not self.ordered_by.is_running():
             logger.warning("the process that ordered this training is gone: it stops, and the next one goes on")

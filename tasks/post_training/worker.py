@@ -31,6 +31,7 @@ from tasks.post_training.encoded import EncodedConditions
 from tasks.post_training.fitting import fitting_sizes
 from tasks.post_training.job import Job
 from tasks.post_training.publishing import history_of
+from tasks.post_training.reading import write_whole
 from tasks.post_training.reward import PermutedReward, ScorerReward
 from tasks.post_training.score_journal import SCORED, ScoreJournal
 from tasks.post_training.sources import TrainingSources
@@ -191,9 +192,7 @@ def _train(job: Job, ready: Ready, world: World, ordered_by: psutil.Process | No
         raise DeadJudgeError(f"{error}. Here the judge gave: {said}") from error
     if watch is not None:
         watch.close()
-        unfinished = job.adapter.with_suffix(".unfinished")
-        unfinished.write_bytes(adapter_bytes(editor.transformer, state))
-        os.replace(unfinished, job.adapter)
+        write_whole(job.adapter, adapter_bytes(editor.transformer, state))
 
 
 def _journal(job: Job, world: World, scorer: Scorer, name: str) -> ScoreJournal:
