@@ -16,7 +16,7 @@ def test_a_page_is_brought_up_to_date_in_place(prefect_server, monkeypatch):
 
     @flow
     def training():
-        show = LivePage("adapter-post-train")
+        show = LivePage("a-page-of-its-own")
         show("# one", 10.0)
         show("# two", 50.0, "the judges come apart")
         show("# three", 100.0, "the judges come apart further")
@@ -24,9 +24,9 @@ def test_a_page_is_brought_up_to_date_in_place(prefect_server, monkeypatch):
     training()
     with get_client(sync_client=True) as client:
         rows = client.request("POST", "/artifacts/filter", json={}).json()
-    pages = [row for row in rows if row["key"] == "adapter-post-train"]
+    pages = [row for row in rows if row["key"] == "a-page-of-its-own"]
     assert [(page["data"], page["description"]) for page in pages] == [("# three", "Done")]
-    assert [row["data"] for row in rows if row["key"] == "adapter-post-train-progress"] == [100.0]
+    assert [row["data"] for row in rows if row["key"] == "a-page-of-its-own-progress"] == [100.0]
     assert [event["event"] for event in sent] == [ALARM_EVENT], "once"
     assert sent[0]["payload"] == {"says": "the judges come apart"}
 
@@ -36,5 +36,5 @@ def test_where_the_server_is_gone_the_work_goes_on(monkeypatch, caplog):
         raise ConnectionError("no server")
 
     monkeypatch.setattr(live_page, "create_markdown_artifact", gone)
-    LivePage("adapter-post-train")("# one", 10.0)
+    LivePage("a-page-of-its-own")("# one", 10.0)
     assert "could not be shown: no server" in caplog.text
